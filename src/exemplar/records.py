@@ -46,7 +46,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Pool examples proposed for a query, most similar first. Demonstrations have this shape too."""
+    """Pool examples proposed for a query, most similar first; demonstrations look the same."""
 
     query_id: str
     candidate_ids: tuple[str, ...]

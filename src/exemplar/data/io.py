@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -89,9 +90,13 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist. Run the step that writes it (`dvc repro`).") from None
+        raise DataError(
+            f"{path} does not exist. Run the step that writes it (`dvc repro`)."
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not JSON ({error}). Delete it and remake it with `dvc repro`.") from error
+        raise DataError(
+            f"{path} is not JSON ({error}). Delete it and remake it with `dvc repro`."
+        ) from error
 
 
 def arrow_schema(kind: type[Any]) -> pa.Schema:
@@ -132,7 +137,9 @@ def write_records(
         check_record(record)
         identity = getattr(record, key)
         if identity in seen:
-            raise DataError(f"{path}: {key} {identity!r} occurs twice; ids must be unique in a file.")
+            raise DataError(
+                f"{path}: {key} {identity!r} occurs twice; ids must be unique in a file."
+            )
         seen.add(identity)
         rows.append({field.name: getattr(record, field.name) for field in fields(kind)})
     if not rows:
@@ -153,15 +160,16 @@ def read_records(
 ) -> list[Record]:
     """Read the records of a Parquet file.
 
-    Raises `DataError` where the file is missing, unreadable, of another kind or version, or where an
-    input named in `made_from` had another fingerprint when the file was written.
+    Raises `DataError` where the file is missing, unreadable, of another kind or version, or where
+    an input named in `made_from` had another fingerprint when the file was written.
     """
     table = _read_table(path, kind, made_from)
-    lists = {field.name for field in fields(kind) if str(field.type).startswith("tuple")}
     records = []
     for row in table.to_pylist():
-        values = {name: tuple(value) if name in lists else value for name, value in row.items()}
-        record = kind(**values)
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in row.items()
+        }
+        record: Record = kind(**values)
         check_record(record)
         records.append(record)
     return records
@@ -187,7 +195,9 @@ def _read_table(path: Path, kind: type[Any], made_from: Mapping[str, str] | None
         raise DataError(
             f"{path} is not a readable Parquet file ({error}). Delete it and run `dvc repro`."
         ) from error
-    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    metadata = {
+        key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()
+    }
     found = metadata.get("exemplar.kind"), metadata.get("exemplar.schema_version")
     if found != (kind.__name__, SCHEMA_VERSION):
         raise DataError(
@@ -220,9 +230,16 @@ def check_record(record: Example | Candidates | LlmScores | Rewards | Outcome) -
             raise DataError(f"outcome {identity!r}: score {record.score} is not within 0 to 100.")
     else:
         name = _SCORES[type(record)]
-        _check_scores(f"{type(record).__name__} of query {identity!r}", record.candidate_ids, name, getattr(record, name))
+        _check_scores(
+            f"{type(record).__name__} of query {identity!r}",
+            record.candidate_ids,
+            name,
+            getattr(record, name),
+        )
         if isinstance(record, LlmScores) and len(record.reasons) != len(record.candidate_ids):
-            raise DataError(f"LlmScores of query {identity!r}: reasons and candidates differ in number.")
+            raise DataError(
+                f"LlmScores of query {identity!r}: reasons and candidates differ in number."
+            )
 
 
 def _check_example(example: Example) -> None:
@@ -237,7 +254,7 @@ def _check_example(example: Example) -> None:
         refuse("it needs at least one answer that is not empty.")
     if example.choices:
         if example.gold is None or not 0 <= example.gold < len(example.choices):
-            refuse(f"gold must be an index into its {len(example.choices)} choices, got {example.gold}.")
+            refuse(f"gold must index its {len(example.choices)} choices, got {example.gold}.")
         elif example.answers[0] != example.choices[example.gold]:
             refuse("answers[0] must be the text of the gold choice.")
     elif example.gold is not None:
@@ -251,4 +268,21 @@ def _check_scores(where: str, ids: Sequence[str], name: str, scores: Sequence[fl
         raise DataError(f"{where}: a candidate occurs twice.")
     for candidate_id, score in zip(ids, scores, strict=True):
         if not math.isfinite(score):
-            raise DataError(f"{where}: {name} of candidate {candidate_id!r} is {score}, not a finite number.")
+            raise DataError(
+                f"{where}: {name} of candidate {candidate_id!r} is {score}, not a finite number."
+            )
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; let it replace `path` if the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)  # mkdtemp makes folders that nobody else can read
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

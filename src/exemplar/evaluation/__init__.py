@@ -1,0 +1,1 @@
+"""In-context evaluation, the statistics behind the gate, and the report."""

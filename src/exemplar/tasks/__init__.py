@@ -1,0 +1,1 @@
+"""The tasks as data: definitions, metrics and the embedded sample set."""

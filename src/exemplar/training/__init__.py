@@ -1,0 +1,1 @@
+"""The reward model and the distilled retriever: losses, sampling, the loop."""
