@@ -1,0 +1,40 @@
+"""The language-model engine: `load(ref)` gives a model that scores and generates (design: `base`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from exemplar.lm.base import LanguageModel
+
+
+def load(
+    ref: str,
+    dtype: str = "auto",
+    *,
+    max_length: int = 1024,
+    batch_tokens: int = 4096,
+    cache_dir: Path | None = None,
+) -> LanguageModel:
+    """Load a causal language model that transformers can run.
+
+    Args:
+        ref: `package:<python package>/<file or folder>`, a local folder, a local GGUF file, or a
+            hub id.
+        dtype: "float32", "bfloat16", "float16" or "auto": bfloat16 where the processor computes
+            in it, else float32.
+        max_length: the longest sequence, in tokens; longer prompts lose their left end.
+        batch_tokens: at most so many tokens in one forward pass.
+        cache_dir: where a GGUF file's converted weights are kept; None: ~/.cache/exemplar.
+
+    Raises:
+        ModelError: the reference leads to no causal language model, or to one whose attention
+            cannot be computed exactly over packed prefixes.
+        ConfigError: an unknown dtype, or a length out of range.
+    """
+    from exemplar.lm.loading import load as load_transformers
+
+    return load_transformers(
+        ref, dtype, max_length=max_length, batch_tokens=batch_tokens, cache_dir=cache_dir
+    )

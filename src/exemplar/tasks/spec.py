@@ -33,13 +33,15 @@ line would part two demonstrations. Lists are joined by ", " (lists of lists: " 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
+
+import yaml
 
 from exemplar.errors import TaskError
-from exemplar.tasks import metrics
+from exemplar.tasks.entry import parse
 
 Kind = Literal["classification", "multiple_choice", "generation"]
 
@@ -83,4 +85,68 @@ class TaskSpec:
         return bool(self.query_template)
 
 
-_ = fields, replace, difflib, get_args, Iterable, Sequence, Path, metrics, TaskError
+def load_catalog(path: Path | None = None) -> dict[str, TaskSpec]:
+    """Return every task by name: the built-in catalogues and, if given, one's own file.
+
+    Raises `TaskError`, naming file, task and key, on anything the format does not know, and where
+    two entries claim one name.
+    """
+    files = sorted(Path(__file__).parent.glob("*catalog.yaml"))
+    catalog: dict[str, TaskSpec] = {}
+    for file in [*files, path] if path else files:
+        for name, entry in _read_yaml(file).items():
+            if name in catalog:
+                raise TaskError(f"{file}: task {name!r} is already defined. Choose another name.")
+            catalog[name] = TaskSpec(**parse(file, name, entry))
+    return {
+        name: replace(spec, train_spec=catalog.get(spec.train_from, spec))
+        if spec.train_from
+        else spec
+        for name, spec in catalog.items()
+    }
+
+
+def select(catalog: Mapping[str, TaskSpec], names: Iterable[str]) -> list[TaskSpec]:
+    """Return the named tasks, each once, in the order of the names.
+
+    Raises `TaskError` on no name, an unknown one (with the nearest known) and a repeated one.
+    """
+    chosen: list[TaskSpec] = []
+    for name in names:
+        if name not in catalog:
+            near = difflib.get_close_matches(name, catalog, n=3)
+            hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(catalog)}."
+            raise TaskError(f"there is no task {name!r}. {hint}")
+        if catalog[name] in chosen:
+            raise TaskError(f"task {name!r} is named twice. Name each task once.")
+        chosen.append(catalog[name])
+    if not chosen:
+        raise TaskError(f"no task is named. Known: {', '.join(catalog)}.")
+    return chosen
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Refuses a key that stands twice in one mapping; plain YAML keeps the last one silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _value in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506
+    except FileNotFoundError:
+        raise TaskError(f"the task catalogue {file} does not exist.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise TaskError(f"{file} is not a readable task catalogue: {error}") from error
+    if not isinstance(content, dict) or not content:
+        raise TaskError(f"{file}: expected a mapping from task names to entries, got {content!r}.")
+    return content

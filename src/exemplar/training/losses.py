@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from exemplar.errors import TrainingError
+
 _ONE_CANDIDATE = (
     "a softmax over one candidate is constant, so loss and gradient would be identically zero. "
     "Give each query its positive and at least one negative."
@@ -30,7 +32,7 @@ def listwise(score_BN: Tensor) -> Tensor:
     """Return the softmax cross-entropy of the positive in column 0 against its row.
 
     Trains the reward model (paper, section 3.3). Raises `ValueError` on another shape than
-    (B, N), on N < 2 and on NaN.
+    (B, N) and on N < 2, `TrainingError` on NaN.
     """
     if score_BN.dim() != 2 or score_BN.shape[0] == 0:
         raise ValueError(f"expected scores of shape (B, N), got {tuple(score_BN.shape)}.")
@@ -62,8 +64,8 @@ def distillation(
     same answer: whatever shares the query's class is then no negative of it in the contrastive
     part, its own positive excepted. None: everything else in the batch is a negative.
 
-    Raises `ValueError` on shapes that do not fit each other, on N < 2, on NaN and on a
-    temperature that is not above zero.
+    Raises `ValueError` on shapes that do not fit each other, on N < 2 and on a temperature that is
+    not above zero, `TrainingError` on NaN.
     """
     _check_distillation(query_BD, candidate_BND, reward_BN, temperature, teacher_temperature)
     if (query_class_B is None) != (candidate_class_BN is None):
@@ -146,7 +148,7 @@ def _check_distillation(
 
 def _refuse_nan(name: str, tensor: Tensor) -> None:
     if not torch.isfinite(tensor).all():
-        raise ValueError(
+        raise TrainingError(
             f"the {name} contain NaN or infinity, which would spread into every weight at the next "
             "update. Lower the learning rate, or look for a damaged input."
         )

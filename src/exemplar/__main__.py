@@ -1,0 +1,5 @@
+"""`python -m exemplar`."""
+
+from exemplar.cli import main
+
+main()

@@ -1,0 +1,317 @@
+"""The command line: a command a step, `run` for all of them, and what one does with the result.
+
+Here and only here: options, exit codes, logging. A step's command opens params.yaml, calls the
+function of its name in `steps.py`, writes what it cost and prints one line.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from exemplar.errors import ConfigError, ExemplarError
+from exemplar.layout import Layout
+
+if TYPE_CHECKING:
+    from exemplar.config import Params
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Learn which few-shot examples a language model learns most from, and serve them.",
+    epilog="Examples: exemplar run | exemplar summary | exemplar select 'Where is my parcel?' -k 4",
+)
+log = logging.getLogger(__name__)
+
+RoundOption = Annotated[int, typer.Option("--round", min=1, help="The round, 1-based.")]
+MaybeRound = Annotated[int | None, typer.Option("--round", min=1, help="The round, 1-based.")]
+MaybeBaseline = Annotated[str | None, typer.Option("--baseline", help="A baseline's name.")]
+ModelOption = Annotated[
+    str, typer.Option("--model", help="models:/name@alias, or a folder of the served model.")
+]
+DEFAULT_MODEL = "models:/exemplar-retriever@champion"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """What every command opens: the settings' file and the root of all outputs."""
+
+    params_path: Path
+    layout: Layout
+
+    @property
+    def params(self) -> Params:
+        """params.yaml, read and checked."""
+        from exemplar.config import load_params
+
+        return load_params(self.params_path)
+
+
+@app.callback()
+def _open(
+    context: typer.Context,
+    params: Annotated[Path, typer.Option(help="The settings.")] = Path("params.yaml"),
+    root: Annotated[Path, typer.Option(help="Folder of all outputs.")] = Path(),
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+) -> None:
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(name)s: %(message)s", stream=sys.stderr)
+    context.obj = Workspace(params, Layout(root))
+
+
+def _run_step(context: typer.Context, step: str, target: str = "", **arguments: Any) -> None:
+    """Call the step of this name, write its cost file and print one line of counts."""
+    from exemplar import steps
+    from exemplar.data.io import write_json
+
+    space: Workspace = context.obj
+    profile = arguments.pop("profile", None) or space.params.active
+    arguments.setdefault("data", space.layout.data)
+    start = time.perf_counter()
+    figures = dict(getattr(steps, step)(profile, **arguments))
+    figures["seconds"] = round(time.perf_counter() - start, 2)
+    write_json(space.layout.cost(step, target), {"step": step, "target": target, **figures})
+    counts = ", ".join(f"{name} {_short(value)}" for name, value in figures.items())
+    typer.echo(f"{step}{' ' + target if target else ''}: {counts}")
+
+
+def _short(value: object) -> str:
+    return (
+        f"{value:,.4g}"
+        if isinstance(value, float)
+        else f"{value:,}"
+        if isinstance(value, int)
+        else str(value)
+    )
+
+
+def _target(space: Workspace, number: int | None, baseline: str | None) -> Path:
+    """Return the folder of a round or of a baseline; exactly one must be given."""
+    if number is not None and baseline is None:
+        return space.layout.round(number)
+    if number is not None or baseline is None:
+        raise ConfigError("Give either --round N or --baseline NAME, one of the two.")
+    if baseline not in space.params.baselines:
+        known = ", ".join(space.params.baselines)
+        raise ConfigError(f"--baseline {baseline!r} is not in params.yaml; known: {known}.")
+    return space.layout.baseline(baseline)
+
+
+@app.command("download-data")
+def download_data(context: typer.Context) -> None:
+    """Fetch examples, check them, and write data/ with its manifest."""
+    _run_step(context, "download_data")
+
+
+@app.command("bm25-candidates")
+def bm25_candidates(context: typer.Context) -> None:
+    """Propose round 1's candidates by BM25."""
+    out = context.obj.layout.round(1) / "candidates.parquet"
+    _run_step(context, "bm25_candidates", out=out)
+
+
+@app.command("llm-scoring")
+def llm_scoring(context: typer.Context, number: RoundOption) -> None:
+    """Score candidates by how likely they make the right answer to the LM."""
+    folder = context.obj.layout.round(number)
+    _run_step(
+        context,
+        "llm_scoring",
+        folder.name,
+        candidates=folder / "candidates.parquet",
+        out=folder / "llm_scores.parquet",
+        number=number,
+    )
+
+
+@app.command("reward-training")
+def reward_training(context: typer.Context, number: RoundOption) -> None:
+    """Train the reward model on the LM's scores; stop if it does not learn to rank."""
+    folder = context.obj.layout.round(number)
+    _run_step(
+        context,
+        "reward_training",
+        folder.name,
+        llm_scores=folder / "llm_scores.parquet",
+        out=folder / "reward_model",
+        number=number,
+    )
+
+
+@app.command("reward-scoring")
+def reward_scoring(context: typer.Context, number: RoundOption) -> None:
+    """Give every candidate a reward."""
+    folder = context.obj.layout.round(number)
+    _run_step(
+        context,
+        "reward_scoring",
+        folder.name,
+        candidates=folder / "candidates.parquet",
+        reward_model=folder / "reward_model",
+        out=folder / "rewards.parquet",
+    )
+
+
+@app.command("kd-training")
+def kd_training(context: typer.Context, number: RoundOption) -> None:
+    """Distil the rewards of all rounds so far into a retriever."""
+    layout: Layout = context.obj.layout
+    folder = layout.round(number)
+    _run_step(
+        context,
+        "kd_training",
+        folder.name,
+        rewards=[layout.round(n) / "rewards.parquet" for n in range(1, number + 1)],
+        llm_scores=folder / "llm_scores.parquet",
+        out=folder / "retriever",
+        number=number,
+    )
+
+
+@app.command("search")
+def search(
+    context: typer.Context, number: MaybeRound = None, baseline: MaybeBaseline = None
+) -> None:
+    """Choose demonstrations for the test queries, and the next round's candidates."""
+    space: Workspace = context.obj
+    folder = _target(space, number, baseline)
+    paths: dict[str, Any] = {"out": folder / "demonstrations.parquet"}
+    if number is None:
+        paths["method"] = space.params.baselines[folder.name]
+    else:
+        paths["method"] = folder / "retriever"
+        paths["next_candidates"] = space.layout.round(number + 1) / "candidates.parquet"
+    _run_step(context, "search", folder.name, **paths)
+
+
+@app.command("evaluation")
+def evaluation(
+    context: typer.Context, number: MaybeRound = None, baseline: MaybeBaseline = None
+) -> None:
+    """Let the LM answer the test queries with the chosen demonstrations."""
+    folder = _target(context.obj, number, baseline)
+    _run_step(
+        context,
+        "evaluation",
+        folder.name,
+        demonstrations=folder / "demonstrations.parquet",
+        out=folder / "evaluation",
+    )
+
+
+@app.command("promotion")
+def promotion(context: typer.Context, number: RoundOption) -> None:
+    """Log the round to MLflow, register its retriever, and run the gate."""
+    from exemplar import steps
+
+    space: Workspace = context.obj
+    steps.promotion(space.params, layout=space.layout, number=number, echo=typer.echo)
+
+
+@app.command("report")
+def report(context: typer.Context) -> None:
+    """Write report.html, metrics and plots from all evaluations."""
+    from exemplar import steps
+
+    space: Workspace = context.obj
+    steps.report(space.params, layout=space.layout, echo=typer.echo)
+
+
+@app.command("run")
+def run(
+    context: typer.Context,
+    profile: Annotated[str | None, typer.Option(help="demo, cpu or paper.")] = None,
+    source: Annotated[str | None, typer.Option(help="sample or local.")] = None,
+    path: Annotated[Path | None, typer.Option(help="Folder of source local.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Comma-separated tasks.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE, e.g. kd_training.num_updates=200.")
+    ] = None,
+) -> None:
+    """Run every step that is out of date, by DVC, then print the summary.
+
+    Options are written into params.yaml first, so that DVC sees and records them.
+    """
+    from exemplar import runner
+
+    space: Workspace = context.obj
+    runner.set_params(
+        space.params_path,
+        profile=profile,
+        source=source,
+        data_path=path,
+        tasks=tasks,
+        settings=settings or [],
+    )
+    assert space.params  # a wrong setting is reported here, before DVC starts
+    code = runner.repro()
+    if code:
+        raise typer.Exit(code)
+    summary(context)
+
+
+@app.command("summary")
+def summary(context: typer.Context) -> None:
+    """Print the table of all methods, and where everything is."""
+    from exemplar.summary import print_summary
+
+    space: Workspace = context.obj
+    print_summary(space.params, space.layout)
+
+
+@app.command("select")
+def select(
+    query: Annotated[str, typer.Argument(help="The input to be answered.")],
+    task: Annotated[str | None, typer.Option(help="Search this task's examples only.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many demonstrations.")] = 4,
+    model: ModelOption = DEFAULT_MODEL,
+    prompt: Annotated[bool, typer.Option("--prompt", help="Print the assembled prompt.")] = False,
+) -> None:
+    """Choose demonstrations for a query with the promoted retriever."""
+    from exemplar.serving import Retriever
+
+    selection = Retriever.load(model).select(query, task=task, k=k)
+    if prompt:
+        typer.echo(selection.prompt(), nl=False)
+        return
+    for item in selection:
+        typer.echo(f"{item.similarity:.3f}  [{item.example.task}]  {item.example.text!r}")
+
+
+@app.command("registry")
+def registry(context: typer.Context) -> None:
+    """List the registered versions, their aliases and gate results."""
+    from exemplar.summary import print_registry
+
+    space: Workspace = context.obj
+    settings = space.params.active.promotion
+    print_registry(settings.registered_model, space.layout, settings.experiment)
+
+
+@app.command("rollback")
+def rollback(context: typer.Context) -> None:
+    """Make the previous champion champion again."""
+    from exemplar import tracking
+
+    space: Workspace = context.obj
+    settings = space.params.active.promotion
+    store = tracking.open_store(space.layout.root, settings.experiment)
+    version = tracking.rollback(store, settings.registered_model)
+    typer.echo(f"{settings.registered_model}: champion is version {version} again.")
+
+
+def main() -> None:
+    """Entry point: a user's error is one message and exit code 2, never a traceback."""
+    try:
+        app()
+    except ExemplarError as error:
+        typer.secho(f"error: {error}", err=True, fg="red")
+        sys.exit(2)

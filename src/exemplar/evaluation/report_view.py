@@ -1,0 +1,407 @@
+"""What the report page shows, as plain values: marks in percent, figures as text.
+
+Nothing here knows HTML. A strip is a row of dots on a common scale; a curve is a set of lines.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from exemplar.evaluation.decision import Decision
+from exemplar.evaluation.significance import Interval
+
+View = dict[str, Any]
+
+_LABELS = {
+    "zero_shot": "Zero-shot",
+    "random": "Random",
+    "kmeans": "K-means",
+    "bm25": "BM25",
+    "untrained": "Untrained encoder",
+}
+_STEPS = {"reward_training": "Reward model", "kd_training": "Retriever"}
+_HELD_OUT = "held_out/"
+
+
+def round_number(method: str) -> int | None:
+    """Return N of "rN", None for a baseline."""
+    match = re.fullmatch(r"r([1-9]\d*)", method)
+    return int(match[1]) if match else None
+
+
+def interval(value: Any) -> Interval:
+    """Read an interval out of metrics.json; a bare number is an interval of no width."""
+    if isinstance(value, Mapping):
+        return Interval(
+            *(float(value.get(key, value["value"])) for key in ("value", "low", "high"))
+        )
+    return Interval(float(value), float(value), float(value))
+
+
+@dataclass(frozen=True)
+class Names:
+    """The methods, what to call them, and which two are compared throughout."""
+
+    methods: Sequence[str]
+    labels: Mapping[str, str]
+    metrics: Mapping[str, Mapping[str, Any]]
+
+    def label(self, method: str) -> str:
+        """Return the name to show."""
+        number = round_number(method)
+        default = f"Round {number}" if number else _LABELS.get(method, method)
+        return self.labels.get(method, default)
+
+    def kind(self, method: str) -> str:
+        """Return the style of a method's marks: last, round, best or baseline."""
+        if method == self.last_round:
+            return "last"
+        if round_number(method):
+            return "round"
+        return "best" if method == self.best_baseline else "baseline"
+
+    @cached_property
+    def rounds(self) -> list[str]:
+        """Rounds in order."""
+        return sorted(
+            (method for method in self.methods if round_number(method)),
+            key=lambda method: round_number(method) or 0,
+        )
+
+    @property
+    def last_round(self) -> str | None:
+        """The newest round, if there is one."""
+        return self.rounds[-1] if self.rounds else None
+
+    @cached_property
+    def best_baseline(self) -> str | None:
+        """The baseline with the highest average, the first of equals."""
+        baselines = [method for method in self.methods if not round_number(method)]
+        if not baselines:
+            return None
+        return max(baselines, key=lambda method: interval(self.metrics[method]["average"]).value)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A linear axis from `low` to `high` with round ticks."""
+
+    low: float
+    high: float
+    ticks: tuple[float, ...]
+
+    @classmethod
+    def around(cls, values: Sequence[float], *, include: float | None = None) -> Scale:
+        """Return the tightest scale with about five round ticks that holds all values."""
+        known = [*values, *([] if include is None else [include])] or [0.0]
+        low, high = min(known), max(known)
+        if high - low < 1e-9:
+            low, high = low - 1, high + 1
+        raw = (high - low) / 4
+        power = 10.0 ** math.floor(math.log10(raw))
+        step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= raw)
+        first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+        ticks = tuple(round(index * step, 10) for index in range(first, last + 1))
+        return cls(ticks[0], ticks[-1], ticks)
+
+    def percent(self, value: float) -> float:
+        """Return the place of a value, 0 to 100 from low to high."""
+        return round(100 * (value - self.low) / (self.high - self.low), 3)
+
+    @property
+    def marks(self) -> list[View]:
+        """Ticks with place and text."""
+        return [{"at": self.percent(tick), "text": f"{tick:g}"} for tick in self.ticks]
+
+
+def headline(names: Names, metrics: Mapping[str, Mapping[str, Any]], gain: Decision | None) -> View:
+    """Return the claim in one sentence, and the few figures to remember."""
+    last, best = names.last_round, names.best_baseline
+    shown = last or best or names.methods[0]
+    average = interval(metrics[shown]["average"])
+    facts = [_fact(f"{names.label(shown)}, average", average, signed=False)]
+    if last is None or best is None:
+        claim = f"{names.label(shown)} scores {average.value:.1f} on average."
+    else:
+        baseline = interval(metrics[best]["average"]).value
+        difference = gain.interval.value if gain else average.value - baseline
+        sure = gain is not None and (gain.interval.low > 0 or gain.interval.high < 0)
+        amount = (
+            "as much as"
+            if abs(difference) < 0.05
+            else (f"{abs(difference):.1f} points {'more' if difference > 0 else 'less'} than")
+        )
+        claim = (
+            f"{names.label(last)} scores {average.value:.1f} on average, {amount} "
+            f"{names.label(best)}, the best baseline"
+        )
+        claim += "." if gain is None or sure else "; that may be chance."
+        if gain:
+            facts.append(_fact(f"Gain over {names.label(best)}", gain.interval, signed=True))
+            facts.append(
+                {
+                    "name": "Tasks that rise, fall",
+                    "value": " / ".join(
+                        str(sum(change.verdict in kinds for change in gain.tasks))
+                        for kinds in (("rose",), ("fell", "blocked"))
+                    ),
+                    "note": f"of {len(gain.tasks)}, significantly after Holm",
+                }
+            )
+    return {"claim": claim, "facts": facts, "best": best and names.label(best)}
+
+
+def _fact(name: str, figure: Interval, *, signed: bool) -> View:
+    form = "{:+.1f}" if signed else "{:.1f}"
+    ends = f"{form.format(figure.low)} to {form.format(figure.high)}"
+    note = f"95 % interval {ends}" if figure.high > figure.low else ""
+    return {"name": name, "value": form.format(figure.value), "note": note}
+
+
+def averages(names: Names, metrics: Mapping[str, Mapping[str, Any]]) -> View:
+    """Return the average of each method with its interval, on one scale."""
+    figures = {method: interval(metrics[method]["average"]) for method in names.methods}
+    scale = Scale.around([end for figure in figures.values() for end in (figure.low, figure.high)])
+    rows = [
+        {
+            "label": names.label(method),
+            "kind": names.kind(method),
+            "figure": figure,
+            "at": scale.percent(figure.value),
+            "low": scale.percent(figure.low),
+            "width": scale.percent(figure.high) - scale.percent(figure.low),
+        }
+        for method, figure in figures.items()
+    ]
+    best = names.best_baseline
+    reference = scale.percent(figures[best].value) if best else None
+    return {"rows": rows, "marks": scale.marks, "reference": reference}
+
+
+def decisions(names: Names, found: Mapping[str, Mapping[str, Any]]) -> list[View]:
+    """Return the gate's decisions, newest round first."""
+    ordered = sorted(found, key=lambda method: round_number(method) or 0, reverse=True)
+    return [{**found[method], "label": names.label(method)} for method in ordered]
+
+
+def tasks(
+    names: Names, metrics: Mapping[str, Mapping[str, Any]], categories: Mapping[str, str]
+) -> View:
+    """Return strips of all methods by category, each followed by its tasks."""
+    first = metrics[names.methods[0]]
+    groups: dict[str, list[str]] = {name: [] for name in sorted(first["categories"])}
+    for task in sorted(first["tasks"]):
+        groups.setdefault(categories.get(task, ""), []).append(task)
+    values = [
+        interval(figure).value
+        for method in names.methods
+        for part in ("categories", "tasks")
+        for figure in metrics[method][part].values()
+    ]
+    scale = Scale.around(values)
+    rows = []
+    for category, members in groups.items():
+        if category in first["categories"]:
+            rows.append(_strip(names, metrics, scale, "categories", category))
+        rows.extend(_strip(names, metrics, scale, "tasks", task) for task in members)
+    return {"rows": rows, "marks": scale.marks}
+
+
+def _strip(
+    names: Names, metrics: Mapping[str, Mapping[str, Any]], scale: Scale, part: str, name: str
+) -> View:
+    cells: list[View] = []
+    for method in names.methods:
+        found = metrics[method][part].get(name)
+        value = None if found is None else interval(found).value
+        cells.append(
+            {
+                "label": names.label(method),
+                "kind": names.kind(method),
+                "value": value,
+                "at": None if value is None else scale.percent(value),
+            }
+        )
+    info = metrics[names.methods[0]][part].get(name)
+    known = [cell["value"] for cell in cells if cell["value"] is not None]
+    return {
+        "name": name,
+        "category": part == "categories",
+        "metric": info.get("metric", "") if isinstance(info, Mapping) else "",
+        "num_examples": info.get("num_examples") if isinstance(info, Mapping) else None,
+        "cells": cells,
+        "best": max(known) if known else None,
+    }
+
+
+def gains(gain: Decision) -> View:
+    """Return the gain of each task over the best baseline, largest first."""
+    ends = [end for change in gain.tasks for end in (change.interval.low, change.interval.high)]
+    scale = Scale.around([*ends, gain.interval.low, gain.interval.high], include=0.0)
+    every = [
+        ("All tasks", gain.interval, None),
+        *(
+            (change.task, change.interval, change)
+            for change in sorted(gain.tasks, key=lambda change: -change.difference)
+        ),
+    ]
+    rows = []
+    for name, figure, change in every:
+        clear = change is None or change.verdict in ("rose", "fell", "blocked")
+        clear = clear and (change is not None or figure.low > 0 or figure.high < 0)
+        rows.append(
+            {
+                "name": name,
+                "total": change is None,
+                "figure": figure,
+                "change": change,
+                "kind": ("up" if figure.value > 0 else "down") if clear else "unclear",
+                "at": scale.percent(figure.value),
+                "low": scale.percent(figure.low),
+                "width": scale.percent(figure.high) - scale.percent(figure.low),
+            }
+        )
+    return {"rows": rows, "marks": scale.marks, "zero": scale.percent(0.0)}
+
+
+def rounds(names: Names, metrics: Mapping[str, Mapping[str, Any]]) -> View | None:
+    """Return the average over rounds with its interval, and the best baseline as a level."""
+    if not names.rounds:
+        return None
+    numbers = [round_number(method) or 0 for method in names.rounds]
+    figures = [interval(metrics[method]["average"]) for method in names.rounds]
+    lines = [("Average", "last", list(zip(numbers, (f.value for f in figures), strict=True)))]
+    if best := names.best_baseline:
+        level = interval(metrics[best]["average"]).value
+        lines.append((names.label(best), "best", [(number, level) for number in numbers]))
+    band = [(number, f.low, f.high) for number, f in zip(numbers, figures, strict=True)]
+    return curve("Average by round", "round", lines, band=band, whole=True)
+
+
+def training(
+    names: Names, histories: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]]
+) -> list[View]:
+    """Return for each trained model the loss and the figures on held-out queries, by round."""
+    charts = []
+    for step, model in _STEPS.items():
+        rows = {m: found[step] for m, found in histories.items() if found.get(step)}
+        keys = {key: None for history in rows.values() for row in history for key in row}
+        for key in keys:
+            if key != "loss" and not key.startswith(_HELD_OUT):
+                continue
+            lines = [
+                (
+                    names.label(m),
+                    names.kind(m),
+                    [(r["update"], r[key]) for r in history if key in r],
+                )
+                for m, history in rows.items()
+            ]
+            what = key.removeprefix(_HELD_OUT).replace("_", " ")
+            where = ", held-out queries" if key.startswith(_HELD_OUT) else ", training"
+            charts.append(curve(f"{model}: {what}{where}", "update", lines))
+    return charts
+
+
+def curve(
+    title: str,
+    x_name: str,
+    lines: Sequence[tuple[str, str, Sequence[tuple[float, float]]]],
+    *,
+    band: Sequence[tuple[float, float, float]] = (),
+    whole: bool = False,
+) -> View:
+    """Return lines (name, style, points) placed in a square of 100 by 100, y downwards."""
+    xs = sorted({x for _, _, points in lines for x, _ in points})
+    ys = [y for _, _, points in lines for _, y in points]
+    y_scale = Scale.around([*ys, *(end for _, low, high in band for end in (low, high))])
+    x_scale = Scale.around(xs)
+    if whole:  # rounds: a tick a round, no fraction
+        pad = 0.5 if len(xs) == 1 else 0.0
+        x_scale = Scale(xs[0] - pad, xs[-1] + pad, tuple(xs))
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return x_scale.percent(x), round(100 - y_scale.percent(y), 3)
+
+    series = []
+    for name, kind, points in lines:
+        places = [place(x, y) for x, y in points]
+        text = " ".join(f"{x},{y}" for x, y in places)
+        dots = places if len(places) <= 12 else places[-1:]
+        series.append(
+            {"name": name, "kind": kind, "line": text, "dots": dots, "values": dict(points)}
+        )
+    edge = [*((x, high) for x, _, high in band), *((x, low) for x, low, _ in reversed(band))]
+    return {
+        "title": title,
+        "x_name": x_name,
+        "xs": xs,
+        "series": series,
+        "band": " ".join("{},{}".format(*place(x, y)) for x, y in edge),
+        "x_marks": x_scale.marks,
+        "y_marks": [{**mark, "at": 100 - mark["at"]} for mark in y_scale.marks],
+    }
+
+
+def costs(names: Names, rows: Sequence[Mapping[str, Any]]) -> View | None:
+    """Return seconds, sequences and speed by step, with the share of the longest as a bar."""
+    if not rows:
+        return None
+    seconds = [float(row["seconds"]) for row in rows]
+    longest = max(seconds) or 1.0
+    shown = []
+    for row, second in zip(rows, seconds, strict=True):
+        target, tokens = str(row.get("target") or ""), row.get("tokens")
+        speed = tokens / second if tokens and second else row.get("tokens_per_second")
+        shown.append(
+            {
+                "step": row["step"],
+                "target": names.label(target) if target else "",
+                "seconds": second,
+                "share": round(100 * second / longest, 2),
+                "sequences": row.get("sequences"),
+                "speed": speed,
+            }
+        )
+    return {"rows": shown, "seconds": sum(seconds)}
+
+
+def data_card(
+    counts: Mapping[str, Mapping[str, int]], categories: Mapping[str, str], about: Mapping[str, str]
+) -> View:
+    """Return the counts of each task and split, their totals, and the settings."""
+    columns = list({name: None for row in counts.values() for name in row})
+    rows = [
+        {
+            "task": task,
+            "category": categories.get(task, ""),
+            "counts": [row.get(c) for c in columns],
+        }
+        for task, row in counts.items()
+    ]
+    totals = [sum(row.get(column) or 0 for row in counts.values()) for column in columns]
+    return {"columns": columns, "rows": rows, "totals": totals, "about": dict(about)}
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as text: 4.2 s, 3 min 05 s, 2 h 10 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+FILTERS = {
+    "duration": duration,
+    "points": lambda value: "–" if value is None else f"{value:.1f}",
+    "signed": lambda value: f"{value:+.1f}".replace("-", "−"),
+    "count": lambda value: "–" if value is None else f"{value:,.0f}",
+    "p_value": lambda p: "–" if p is None else ("< 0.001" if p < 0.001 else f"{p:.3f}"),
+}

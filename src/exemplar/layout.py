@@ -1,0 +1,45 @@
+"""Where each file of a run lies, below one root. The names are those of dvc.yaml."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths of one workspace."""
+
+    root: Path
+
+    @property
+    def data(self) -> Path:
+        """Folder of download_data."""
+        return self.root / "data"
+
+    def round(self, number: int) -> Path:
+        """Folder of a round, 1-based."""
+        return self.root / "rounds" / f"r{number}"
+
+    def baseline(self, name: str) -> Path:
+        """Folder of a baseline."""
+        return self.root / "baselines" / name
+
+    def cost(self, step: str, target: str = "") -> Path:
+        """File with the seconds and counts of one step."""
+        return self.root / "costs" / target / f"{step}.json"
+
+    @property
+    def report(self) -> Path:
+        """The report page."""
+        return self.root / "report.html"
+
+    @property
+    def metrics(self) -> Path:
+        """Folder of the figures by round."""
+        return self.root / "metrics"
+
+    @property
+    def plots(self) -> Path:
+        """Folder of pictures."""
+        return self.root / "plots"

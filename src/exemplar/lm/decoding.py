@@ -1,0 +1,131 @@
+"""Greedy generation of one line, batched with left padding and a key-value cache.
+
+Legend: B rows of a batch, L tokens of its longest prompt, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from exemplar.errors import ModelError
+
+
+def blank_line(text: str) -> bool:
+    """Whether a token's text ends the line before anything visible was said."""
+    return "\n" in text and not text.split("\n", 1)[0].strip()
+
+
+def end_tokens(model: Any, tokenizer: Any) -> set[int]:
+    """Return the ids of the tokens that end a text for this model."""
+    ids = getattr(model.generation_config, "eos_token_id", None)
+    several = ids if isinstance(ids, list) else [ids]
+    return {i for i in [*several, tokenizer.eos_token_id] if i is not None}
+
+
+def check_finite(values: torch.Tensor, name: str) -> None:
+    """Raise `ModelError` where the model returned NaN or infinity."""
+    if not bool(torch.isfinite(values).all()):
+        raise ModelError(
+            f"model {name!r} returned NaN or infinite logits. A broken or cut-off weights file "
+            "does that, or float16 where the model overflows it: try dtype float32 or bfloat16."
+        )
+
+
+def by_length(
+    lengths: Sequence[int], max_new_tokens: int, batch_tokens: int
+) -> Iterator[list[int]]:
+    """Yield batches of indices, longest first, of at most `batch_tokens` tokens with padding."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        longest = lengths[batch[0]] if batch else lengths[index]
+        if batch and (len(batch) + 1) * (longest + max_new_tokens) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+class LineDecoder:
+    """Greedy decoding up to the first newline, the end of the text or `max_new_tokens`.
+
+    A line must say something: tokens that would end it empty are barred as the first token.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, name: str, max_new_tokens: int) -> None:
+        self.model, self.tokenizer, self.name = model, tokenizer, name
+        self.max_new_tokens = max_new_tokens
+        self.tokens_computed = 0
+        self._ends = end_tokens(model, tokenizer)
+
+    def lines(self, prompts: Sequence[Sequence[int]]) -> list[str]:
+        """Return the lines that follow the prompts of one batch."""
+        inputs_BL, mask_BL = self._pad(prompts)
+        lines_B: list[list[int]] = [[] for _ in prompts]
+        rows = list(range(len(prompts)))  # the prompts that the rows of the batch belong to
+        logits_BV, cache = self._forward(inputs_BL, mask_BL, None)
+        tokens = [self._first(logits_V) for logits_V in logits_BV]
+        for step in range(self.max_new_tokens):
+            if step > 0:
+                inputs = torch.tensor(tokens, device=inputs_BL.device)[:, None]
+                logits_BV, cache = self._forward(inputs, mask_BL, cache)
+                check_finite(logits_BV.amax(-1), self.name)
+                tokens = logits_BV.argmax(-1).tolist()
+            going = []
+            for row, token in enumerate(tokens):
+                if rows[row] >= 0 and token not in self._ends:
+                    lines_B[rows[row]].append(token)
+                    if "\n" not in self._text([token]):
+                        going.append(row)
+                        continue
+                rows[row] = -1
+            if not going:
+                break
+            if len(going) <= len(rows) // 2:  # copying the cache pays from about here
+                index = torch.tensor(going, device=mask_BL.device)
+                cache.batch_select_indices(index)
+                mask_BL = mask_BL[index]
+                rows, tokens = [rows[row] for row in going], [tokens[row] for row in going]
+            mask_BL = torch.cat([mask_BL, mask_BL.new_ones(len(rows), 1)], dim=1)
+        return [self._text(line).split("\n", 1)[0].strip() for line in lines_B]
+
+    def _pad(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        longest = max(len(prompt) for prompt in prompts)
+        pads = [longest - len(prompt) for prompt in prompts]
+        rows = [[0] * pad + list(prompt) for pad, prompt in zip(pads, prompts, strict=True)]
+        mask = [[0] * pad + [1] * (longest - pad) for pad in pads]
+        device = self.model.device
+        return torch.tensor(rows, device=device), torch.tensor(mask, device=device)
+
+    def _forward(
+        self, inputs: torch.Tensor, mask_BL: torch.Tensor, cache: Any
+    ) -> tuple[torch.Tensor, Any]:
+        """Return the logits (B, V) after the newest token of each row, and the grown cache."""
+        positions_BL = (mask_BL.cumsum(-1) - 1).clamp(min=0)
+        output = self.model(
+            input_ids=inputs,
+            attention_mask=mask_BL,
+            position_ids=positions_BL[:, -inputs.shape[1] :],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self.tokens_computed += inputs.numel()
+        return output.logits[:, -1].float(), output.past_key_values
+
+    def _first(self, logits_V: torch.Tensor) -> int:
+        check_finite(logits_V.amax(), self.name)
+        best = int(logits_V.argmax())
+        if not blank_line(self._text([best])):
+            return best
+        ranked: list[int] = logits_V.argsort(descending=True).tolist()
+        return next(token for token in ranked if not blank_line(self._text([token])))
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        text: str = self.tokenizer.decode(
+            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text

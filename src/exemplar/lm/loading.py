@@ -1,0 +1,129 @@
+"""From a model reference to a checked `TransformersLM`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from exemplar.errors import ConfigError, ModelError
+from exemplar.lm.gguf import converted
+from exemplar.lm.transformers import TransformersLM
+from exemplar.models import resolve
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# Names under which architectures of transformers keep the width of windowed attention, in tokens.
+_WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "local_attention")
+
+
+def load(
+    ref: str,
+    dtype: str = "auto",
+    *,
+    max_length: int = 1024,
+    batch_tokens: int = 4096,
+    cache_dir: Path | None = None,
+) -> TransformersLM:
+    """Load the model that `ref` leads to; see `exemplar.lm.load`."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision = choose_dtype(dtype, device)
+    path = resolve(ref)
+    with _quiet_transformers():
+        if Path(path).is_file():
+            cache = cache_dir or Path.home() / ".cache" / "exemplar"
+            path = str(converted(Path(path), precision, cache))
+        model, tokenizer = _open(ref, path, precision)
+    refuse_inexact(ref, model.config, max_length)
+    lm = TransformersLM(
+        model.to(device), tokenizer, name=ref, max_length=max_length, batch_tokens=batch_tokens
+    )
+    lm.check_packing()
+    return lm
+
+
+def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """Return the torch dtype; "auto" is bfloat16 where the processor computes in it."""
+    if dtype == "auto":
+        return torch.bfloat16 if _computes_bfloat16(device) else torch.float32
+    if dtype not in _DTYPES:
+        raise ConfigError(f"dtype {dtype!r} is unknown; choose auto, {', '.join(_DTYPES)}.")
+    return _DTYPES[dtype]
+
+
+def _computes_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is native here; where it is emulated it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    # Private to torch, hence looked up by name: a version without them means float32.
+    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(bool(getattr(torch.cpu, check, bool)()) for check in checks)
+
+
+def refuse_inexact(ref: str, config: Any, max_length: int) -> None:
+    """Raise where attention depends on more than the set of ancestors and their depths.
+
+    Windowed attention and position scaling that changes with length are exact only while no
+    sequence reaches the window; the rest is measured by `TransformersLM.check_packing`.
+    """
+    config = config.get_text_config()
+    limits = {"its position limit": getattr(config, "max_position_embeddings", None)}
+    if getattr(config, "use_sliding_window", True):
+        limits |= {f"its {name}": getattr(config, name, None) for name in _WINDOWS}
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    if rope.get("rope_type") in ("dynamic", "longrope"):
+        original = rope.get("original_max_position_embeddings")
+        limits["the length from which its rotary embedding is rescaled"] = original
+    for what, limit in limits.items():
+        if isinstance(limit, int) and 0 < limit < max_length:
+            raise ModelError(
+                f"model {ref!r}: max_length is {max_length} tokens but {what} is {limit}. Beyond "
+                f"that its scores would be wrong. Set max_length to at most {limit}."
+            )
+
+
+def _open(ref: str, path: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, output_loading_info=True
+        )
+    except (ValueError, OSError, KeyError, ImportError) as error:
+        raise ModelError(
+            f"model {ref!r} does not load as a causal language model: {error}\n"
+            "Expected a folder or hub id with config.json, weights and a tokenizer, or a GGUF "
+            "file. Check the reference; for a hub id also the network and your access."
+        ) from error
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(
+            f"model {ref!r} is no causal language model: its weights lack {', '.join(missing[:3])}"
+            f"{' and more' if len(missing) > 3 else ''}, which would be random numbers. Give a "
+            "model made for text generation; encoders such as BERT or MiniLM cannot score text."
+        )
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError(
+            f"model {ref!r}: its tokenizer reports no character offsets, so the answer's tokens "
+            "cannot be told from the prompt's. Give a model with a tokenizer.json (a fast one)."
+        )
+    return model, tokenizer
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Silence transformers' own bars and remarks while it loads; ours say what matters."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

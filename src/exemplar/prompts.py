@@ -1,0 +1,43 @@
+"""From demonstrations and a query to the prompt that the LM reads (paper, section 3.1).
+
+The prompt is the demonstrations, the farthest first and the nearest last, then the query, with an
+empty line between any two, and one line break at the end: the answer starts a line of its own, as
+in every demonstration.
+"""
+
+from collections.abc import Callable, Sequence
+
+from exemplar.errors import PromptError
+
+_BETWEEN = "\n\n"
+
+
+def assemble(demonstrations: Sequence[str], query: str) -> str:
+    """Return the prompt for a query; `demonstrations` are given nearest first."""
+    return _BETWEEN.join([*reversed(demonstrations), query]) + "\n"
+
+
+def fit(
+    demonstrations: Sequence[str],
+    query: str,
+    *,
+    count_tokens: Callable[[str], int],
+    budget: int,
+) -> tuple[str, int]:
+    """Return the prompt of as many demonstrations as fit, and how many those are.
+
+    Whole demonstrations are dropped, the farthest first, until the prompt counts at most `budget`
+    tokens; no text is ever cut. The whole prompt is counted anew each time, because tokens may
+    span the joints. Raises `PromptError` where the query alone exceeds the budget.
+    """
+    num_tokens = 0
+    for num_kept in range(len(demonstrations), -1, -1):
+        prompt = assemble(demonstrations[:num_kept], query)
+        num_tokens = count_tokens(prompt)
+        if num_tokens <= budget:
+            return prompt, num_kept
+    raise PromptError(
+        f"the query alone takes {num_tokens} tokens; expected at most {budget}, which is the LM's "
+        "max_length less what the answer needs. A cut query would be another question: raise "
+        f"max_length, or leave the example out. It begins {query[:60]!r}."
+    )

@@ -1,0 +1,67 @@
+"""The retrieval methods by name: what a retriever and each baseline propose for a query."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from exemplar.records import Candidates, Example
+from exemplar.retrieval import baselines, bm25, dense
+from exemplar.retrieval.encoder import Encoder
+
+Name = Literal["zero_shot", "random", "kmeans", "bm25", "dense"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to propose pool examples; `dense` and `kmeans` need an encoder."""
+
+    name: Name
+    encoder: str | Path | None = None
+    max_length: int = 256
+    scope: Literal["task", "pool"] = "task"
+    k1: float = 1.5
+    b: float = 0.75
+    seed: int = 0
+
+
+def propose(
+    method: Method,
+    requests: Sequence[tuple[Sequence[Example], int]],
+    pool: Sequence[Example],
+    *,
+    progress: str | None = None,
+) -> list[list[Candidates]]:
+    """Answer several requests (queries, k) over one pool, which is embedded once."""
+    if method.name == "zero_shot":
+        return [
+            [Candidates(query.example_id, (), ()) for query in queries] for queries, _ in requests
+        ]
+    if method.name == "random":
+        return [
+            baselines.random_candidates(queries, pool, k=k, seed=method.seed)
+            for queries, k in requests
+        ]
+    if method.name == "bm25":
+        return [
+            bm25.bm25_candidates(
+                queries, pool, k=k, scope=method.scope, k1=method.k1, b=method.b, progress=progress
+            )
+            for queries, k in requests
+        ]
+    assert method.encoder is not None, f"{method.name} needs an encoder"
+    encoder = Encoder.load(method.encoder, max_length=method.max_length)
+    if method.name == "kmeans":
+        return [
+            baselines.kmeans_candidates(
+                queries, pool, encoder, k=k, seed=method.seed, progress=progress
+            )
+            for queries, k in requests
+        ]
+    index = dense.PoolIndex.build(pool, encoder, progress=progress and f"{progress}: pool")
+    return [
+        dense.dense_candidates(queries, index, encoder, k=k, scope=method.scope, progress=progress)
+        for queries, k in requests
+    ]

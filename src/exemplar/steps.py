@@ -1,0 +1,304 @@
+"""One function a step, under the name that CLI, DVC, KFP and params.yaml use too.
+
+A step reads files, calls the concept folders, and writes files; it returns counts worth a line on
+the terminal. Settings stop here: below, there are plain values. Each file that a step reads was
+sealed with the fingerprints of what it was made from, and a mismatch is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exemplar.config import Baseline, Lm, Profile
+from exemplar.data.dataset import Dataset, read_dataset, write_dataset
+from exemplar.data.io import fingerprint, read_records, write_json, write_records, write_text
+from exemplar.errors import DataError
+from exemplar.records import Candidates, Example, LlmScores, Outcome, Rewards
+from exemplar.tasks.spec import TaskSpec, load_catalog
+from exemplar.tasks.spec import select as select_tasks
+
+if TYPE_CHECKING:
+    from exemplar.lm.base import LanguageModel
+
+Figures = Mapping[str, Any]
+
+STEPS = (
+    "download_data",
+    "bm25_candidates",
+    "llm_scoring",
+    "reward_training",
+    "reward_scoring",
+    "kd_training",
+    "search",
+    "evaluation",
+    "promotion",
+    "report",
+)
+
+
+def download_data(profile: Profile, *, data: Path) -> Figures:
+    """Read examples from the source, check and split them, and seal them in a data folder."""
+    from exemplar.data import sources
+
+    settings = profile.download_data
+    path = Path(settings.path) if settings.path else None
+    catalog = load_catalog()
+    names = settings.tasks or sources.available(settings.source, path, catalog)
+    splits = sources.load(
+        settings.source,
+        path=path,
+        specs=select_tasks(catalog, names),
+        seed=profile.seed,
+        max_pool=settings.max_pool,
+        max_train=settings.max_train,
+        max_test=settings.max_test,
+    )
+    manifest = {
+        "source": settings.source,
+        "tasks": list(names),
+        "settings": settings.model_dump(mode="json", exclude={"path"}),
+        "seed": profile.seed,
+        "counts": splits.counts,
+    }
+    write_dataset(data, pool=splits.pool, train=splits.train, test=splits.test, manifest=manifest)
+    sizes = {"pool": splits.pool, "train": splits.train, "test": splits.test}
+    return {"tasks": len(names), **{name: len(examples) for name, examples in sizes.items()}}
+
+
+def bm25_candidates(profile: Profile, *, data: Path, out: Path) -> Figures:
+    """Propose the first round's candidates for every training query."""
+    from exemplar.retrieval import bm25
+
+    dataset, settings = read_dataset(data), profile.bm25_candidates
+    candidates = bm25.bm25_candidates(
+        dataset.train,
+        dataset.pool,
+        k=settings.num_candidates,
+        scope=settings.scope,
+        k1=settings.k1,
+        b=settings.b,
+        progress="BM25",
+    )
+    write_records(out, Candidates, candidates, made_from={"data": dataset.fingerprint})
+    return {"queries": len(candidates)}
+
+
+def llm_scoring(
+    profile: Profile, *, data: Path, candidates: Path, out: Path, number: int
+) -> Figures:
+    """Score a draw of each query's candidates by the LM."""
+    from exemplar.lm import scoring
+
+    dataset = read_dataset(data)
+    drawn = scoring.draw_candidates(
+        _read(candidates, Candidates, dataset),
+        num_candidates=profile.llm_scoring.num_candidates,
+        seed=profile.seed,
+        number=number,
+    )
+    lm = _load_lm(profile.lm)
+    scores = scoring.score_candidates(
+        lm,
+        drawn,
+        dataset.pool_by_id,
+        classification_tasks=_classification(dataset),
+        progress=f"LM scoring, round {number}",
+    )
+    write_records(out, LlmScores, scores, made_from=_made_from(dataset, candidates=candidates))
+    return {**_lm_figures(lm), "queries": len(scores)}
+
+
+def reward_training(
+    profile: Profile, *, data: Path, llm_scores: Path, out: Path, number: int
+) -> Figures:
+    """Train the reward model; raise `TrainingError` if it ranks held-out candidates too poorly."""
+    from exemplar.training import reward
+
+    dataset, settings = read_dataset(data), profile.reward_training
+    report = reward.train_reward_model(
+        settings.init,
+        dataset.pool_by_id,
+        _read(llm_scores, LlmScores, dataset),
+        out,
+        seed=profile.seed,
+        round=number,
+        progress=f"reward model, round {number}",
+        **settings.model_dump(exclude={"init", "min_accuracy", "clip_norm"}),
+        clip=settings.clip_norm,
+    )
+    reward.require_teacher(report.summary, settings.min_accuracy)
+    return report.summary
+
+
+def reward_scoring(
+    profile: Profile, *, data: Path, candidates: Path, reward_model: Path, out: Path
+) -> Figures:
+    """Give every proposed candidate a reward."""
+    from exemplar.training import reward
+
+    dataset = read_dataset(data)
+    rewards = reward.score_rewards(
+        reward_model,
+        dataset.pool_by_id,
+        _read(candidates, Candidates, dataset),
+        batch_tokens=profile.reward_scoring.batch_tokens,
+        dtype=profile.reward_training.dtype,
+        progress="rewards",
+    )
+    sealed = _made_from(dataset, candidates=candidates, reward_model=reward_model)
+    write_records(out, Rewards, rewards, made_from=sealed)
+    return {"queries": len(rewards), "pairs": sum(len(item.rewards) for item in rewards)}
+
+
+def kd_training(
+    profile: Profile,
+    *,
+    data: Path,
+    rewards: Sequence[Path],
+    llm_scores: Path,
+    out: Path,
+    number: int,
+) -> Figures:
+    """Distil the rewards of all rounds so far into a retriever."""
+    from exemplar.training import distill
+
+    dataset, settings = read_dataset(data), profile.kd_training
+    report = distill.train_retriever(
+        settings.init,
+        dataset.pool_by_id,
+        [_read(path, Rewards, dataset) for path in rewards],
+        out,
+        llm_scores=_read(llm_scores, LlmScores, dataset),
+        classification_tasks=_classification(dataset),
+        seed=profile.seed,
+        round=number,
+        progress=f"retriever, round {number}",
+        **settings.model_dump(exclude={"init", "clip_norm"}),
+        clip=settings.clip_norm,
+    )
+    return report.summary
+
+
+def search(
+    profile: Profile,
+    *,
+    data: Path,
+    method: Path | Baseline,
+    out: Path,
+    next_candidates: Path | None = None,
+) -> Figures:
+    """Choose demonstrations for the test queries by a retriever's folder or by a baseline.
+
+    With `next_candidates` the retriever also proposes the next round's candidates there.
+    """
+    from exemplar.retrieval.methods import Method, propose
+
+    dataset, settings, first = read_dataset(data), profile.search, profile.bm25_candidates
+    sealed = {"data": dataset.fingerprint}
+    if isinstance(method, Path):
+        sealed["retriever"] = fingerprint(method)
+        method = Baseline(method="dense", encoder=str(method))
+    requests = [(out, dataset.test, settings.num_shots)]
+    if next_candidates:
+        requests.append((next_candidates, dataset.train, settings.num_candidates))
+    found = propose(
+        Method(
+            name=method.method,
+            encoder=method.encoder or profile.kd_training.init,
+            max_length=settings.max_length,
+            scope=settings.scope,
+            k1=first.k1,
+            b=first.b,
+            seed=profile.seed,
+        ),
+        [(queries, k) for _, queries, k in requests],
+        dataset.pool,
+        progress=f"search, {out.parent.name}",
+    )
+    for (path, _, _), candidates in zip(requests, found, strict=True):
+        write_records(path, Candidates, candidates, made_from=sealed)
+    return {path.stem: len(queries) for path, queries, _ in requests}
+
+
+def evaluation(profile: Profile, *, data: Path, demonstrations: Path, out: Path) -> Figures:
+    """Let the LM answer every test query behind its demonstrations, and judge the answers."""
+    from exemplar.data.io import atomic_folder
+    from exemplar.evaluation import icl
+
+    dataset, settings = read_dataset(data), profile.evaluation
+    chosen = {
+        item.query_id: [dataset.pool_by_id[name] for name in item.candidate_ids]
+        for item in _read(demonstrations, Candidates, dataset)
+    }
+    missing = [query.example_id for query in dataset.test if query.example_id not in chosen]
+    if missing:
+        raise DataError(
+            f"{demonstrations} lacks {len(missing)} of {len(dataset.test)} test queries, "
+            f"{missing[0]!r} first. Remake it with `dvc repro`."
+        )
+    specs, lm = _specs(dataset), _load_lm(profile.lm)
+    outcomes = icl.predict(
+        lm,
+        dataset.test,
+        chosen,
+        specs,
+        max_new_tokens=settings.max_new_tokens,
+        progress=f"evaluation, {out.parent.name}",
+    )
+    metrics = icl.summarise(
+        outcomes, specs, dataset.test_by_id, num_resamples=settings.num_resamples
+    )
+    metrics["label_agreement"] = icl.label_agreement(dataset.test, chosen, specs)
+    with atomic_folder(out) as folder:
+        sealed = _made_from(dataset, demonstrations=demonstrations)
+        write_records(folder / "outcomes.parquet", Outcome, outcomes, made_from=sealed)
+        write_json(folder / "metrics.json", metrics)
+        write_text(
+            folder / "examples.md",
+            icl.examples_markdown(outcomes, dataset.test_by_id, dataset.pool_by_id),
+        )
+    return {**_lm_figures(lm), "average": metrics["average"]["value"]}
+
+
+def _read(path: Path, kind: type[Any], dataset: Dataset) -> list[Any]:
+    return read_records(path, kind, made_from={"data": dataset.fingerprint})
+
+
+def _made_from(dataset: Dataset, **inputs: Path) -> dict[str, str]:
+    return {"data": dataset.fingerprint} | {
+        name: fingerprint(path) for name, path in inputs.items()
+    }
+
+
+def _specs(dataset: Dataset) -> dict[str, TaskSpec]:
+    catalog = load_catalog()
+    return {spec.name: spec for spec in select_tasks(catalog, dataset.manifest["tasks"])}
+
+
+def _classification(dataset: Dataset) -> frozenset[str]:
+    specs = _specs(dataset).values()
+    return frozenset(spec.name for spec in specs if spec.kind == "classification")
+
+
+def _load_lm(settings: Lm) -> LanguageModel:
+    from exemplar import lm
+
+    return lm.load(
+        settings.ref,
+        settings.dtype,
+        max_length=settings.max_length,
+        batch_tokens=settings.batch_tokens,
+    )
+
+
+def _lm_figures(lm: LanguageModel) -> dict[str, Any]:
+    stats = lm.stats
+    return {
+        "dtype": lm.dtype,
+        "sequences": stats.sequences,
+        "tokens": stats.tokens_given,
+        "tokens_computed": stats.tokens_computed,
+        "tokens_per_second": round(stats.tokens_per_second, 1),
+    }

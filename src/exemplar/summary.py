@@ -1,0 +1,113 @@
+"""What the terminal shows at the end: the table of all methods, the gate's words, where to look."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exemplar.data.io import read_json
+from exemplar.errors import DataError
+from exemplar.layout import Layout
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from exemplar.config import Params
+
+
+def methods(params: Params, layout: Layout) -> dict[str, Path]:
+    """Return the evaluation folder of every method: the baselines, then the rounds."""
+    folders = {name: layout.baseline(name) / "evaluation" for name in params.baselines}
+    folders |= {
+        name: layout.round(item.number) / "evaluation" for name, item in params.rounds.items()
+    }
+    return folders
+
+
+def print_summary(params: Params, layout: Layout) -> None:
+    """Print every method's average and tasks with 95 % intervals, the gate, and the way on."""
+    from rich.console import Console
+
+    figures = {
+        name: read_json(folder / "metrics.json")
+        for name, folder in methods(params, layout).items()
+        if (folder / "metrics.json").exists()
+    }
+    if not figures:
+        raise DataError(
+            f"There is no evaluation below {layout.root.resolve().name}/ yet. Run `exemplar run`."
+        )
+    console = Console(width=max(80, Console().width))
+    console.print(_table(figures, params.active.report.title))
+    for name in params.rounds:
+        path = layout.round(params.rounds[name].number) / "promotion.json"
+        if path.exists():
+            decision = read_json(path)
+            verdict = "[green]promoted[/]" if decision["promoted"] else "[yellow]not promoted[/]"
+            console.print(f"[bold]{name}[/] {verdict}: {decision['headline']}", highlight=False)
+    _print_places(console, params, layout)
+
+
+def _table(figures: Mapping[str, Mapping[str, Any]], title: str) -> Table:
+    from rich.table import Table
+
+    table = Table(title=f"{title} (0 to 100; second line: 95 % interval)", show_lines=False)
+    table.add_column("")
+    for name in figures:
+        table.add_column(name, justify="right", no_wrap=True)
+    first = next(iter(figures.values()))
+    best = max(entry["average"]["value"] for entry in figures.values())
+    averages = [entry["average"] for entry in figures.values()]
+    table.add_row(
+        "[bold]average[/]", *[_cell(item, best=item["value"] == best) for item in averages]
+    )
+    table.add_section()
+    for task in first["tasks"]:
+        items = [entry["tasks"][task] for entry in figures.values()]
+        top = max(item["value"] for item in items)
+        table.add_row(task, *[_cell(item, best=item["value"] == top) for item in items])
+    return table
+
+
+def _cell(item: Mapping[str, float], *, best: bool) -> str:
+    value = f"[bold green]{item['value']:.1f}[/]" if best else f"{item['value']:.1f}"
+    return f"{value}\n[dim]{item['low']:.0f}-{item['high']:.0f}[/]"
+
+
+def _print_places(console: Any, params: Params, layout: Layout) -> None:
+    settings = params.active.promotion
+    rows = [
+        ("report", f"{layout.report}", f"python -m webbrowser {layout.report}"),
+        (
+            "MLflow UI",
+            f"experiment {settings.experiment}",
+            "mlflow ui --backend-store-uri sqlite:///mlflow.db",
+        ),
+        (
+            "promoted model",
+            f"models:/{settings.registered_model}@champion",
+            f"exemplar select 'your text' -k 4 --model models:/{settings.registered_model}@champion",
+        ),
+    ]
+    console.print()
+    for what, where, command in rows:
+        console.print(f"[bold]{what:15}[/] {where}", highlight=False)
+        console.print(f"{'':15} [cyan].venv/bin/{command}[/]", highlight=False, soft_wrap=True)
+
+
+def print_registry(name: str, layout: Layout, experiment: str) -> None:
+    """Print the versions of a registered model with aliases, round, average and gate result."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from exemplar import tracking
+
+    store = tracking.open_store(layout.root, experiment)
+    table = Table(title=name)
+    rows = tracking.list_versions(store, name)
+    for column in rows[0] if rows else ():
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*[str(value) for value in row.values()])
+    Console().print(table)

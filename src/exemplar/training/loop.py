@@ -1,0 +1,199 @@
+"""The training loop of both models: AdamW, warm-up and linear decay, the best weights kept.
+
+The loop knows neither data nor loss: `loss_at(update)` gives the loss, and what it gives depends
+on the number of the update alone. A run that continues from a checkpoint therefore ends at the
+very weights of a run that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from exemplar.errors import TrainingError
+from exemplar.training import checkpoint as checkpoints
+from exemplar.training.checkpoint import State
+from exemplar.training.optimisation import learning_rate_at, make_optimizer, seeded
+
+HELD_OUT = "held_out/"
+"""Prefix of figures on held-out queries, in history and summary."""
+
+BEFORE = "before/"
+"""Prefix of the same figures before the first update, in the summary."""
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What a training leaves besides weights; the content of `training.json`.
+
+    `history`: rows with `update` (updates done) and either the means since the last such row
+    (`loss` and its parts, `lr`, `grad_norm` before clipping; `seconds` since the start) or figures
+    on held-out queries (`held_out/...`). `summary`: the figures of the weights that were kept
+    (`held_out/...`) and of those before training (`before/...`), `best_update`, counts, time.
+    """
+
+    history: list[dict[str, float]]
+    summary: dict[str, Any]
+
+
+def train(
+    model: nn.Module,
+    loss_at: Callable[[int], Mapping[str, Tensor]],
+    evaluate: Callable[[], dict[str, float]],
+    *,
+    best_by: str,
+    num_updates: int,
+    learning_rate: float,
+    warmup: int,
+    eval_every: int,
+    clip_norm: float = 1.0,
+    weight_decay: float = 0.0,
+    log_every: int = 10,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    save_every: int = 200,
+    identity: str = "",
+    progress: str | None = None,
+) -> TrainingReport:
+    """Train `model` in place and leave it with its best weights, in evaluation mode.
+
+    `loss_at(update)`, update = 0, 1, ..., returns "loss" and the parts to record. `evaluate()`
+    returns figures on held-out queries, among them "loss"; it is asked before the first update,
+    every `eval_every` updates and after the last. The weights with the highest `best_by` are kept;
+    of equal ones those with the lower "loss", then the earlier. Dropout is seeded by `seed` and
+    the number of the update.
+
+    With `checkpoint` the whole state is saved every `save_every` updates, and a later call with
+    the same `identity` (any text that tells settings and data apart) continues from there; the
+    caller deletes the file once the model is safe. Raises `TrainingError` where loss or gradient
+    is not finite, and on settings that cannot be.
+    """
+    _check_settings(num_updates, learning_rate, warmup, clip_norm, eval_every)
+    optimizer = make_optimizer(model, weight_decay)
+    state = checkpoints.load(checkpoint, identity, model, optimizer)
+    if state is None:
+        state = State()
+        _evaluate(model, evaluate, best_by, state)
+    started = time.perf_counter() - state.seconds
+    model.train()
+    with tqdm(
+        total=num_updates, initial=state.update, desc=progress, disable=progress is None, unit="upd"
+    ) as bar:
+        while state.update < num_updates:
+            lr = learning_rate_at(
+                state.update, peak=learning_rate, warmup=warmup, num_updates=num_updates
+            )
+            with seeded(seed, "dropout", state.update):
+                row = _update(model, optimizer, loss_at, state.update, lr, clip_norm)
+            state.update += 1
+            state.window.append(row)
+            state.seconds = time.perf_counter() - started
+            bar.set_postfix(loss=f"{row['loss']:.4g}", refresh=False)
+            bar.update()
+            last = state.update == num_updates
+            if last or state.update % log_every == 0:
+                _close_window(state)
+            if last or state.update % eval_every == 0:
+                _evaluate(model, evaluate, best_by, state)
+            if checkpoint is not None and not last and state.update % save_every == 0:
+                checkpoints.save(checkpoint, identity, model, optimizer, state)
+    model.load_state_dict(state.best_weights)
+    model.eval()
+    return TrainingReport(state.history, _summary(state, time.perf_counter() - started))
+
+
+def _update(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_at: Callable[[int], Mapping[str, Tensor]],
+    update: int,
+    lr: float,
+    clip_norm: float,
+) -> dict[str, float]:
+    """Do one update and return its row: loss and parts, learning rate, gradient norm."""
+    try:
+        parts = loss_at(update)
+    except TrainingError as error:
+        raise TrainingError(f"training stopped at update {update}: {error}") from error
+    row = {name: float(value.detach()) for name, value in parts.items()}
+    _refuse_divergence(update, "loss", row["loss"])
+    parts["loss"].backward()  # type: ignore[no-untyped-call]
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    norm = float(nn.utils.clip_grad_norm_(trained, clip_norm))
+    _refuse_divergence(update, "gradient norm", norm)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+    optimizer.zero_grad()
+    return {**row, "lr": lr, "grad_norm": norm}
+
+
+def _refuse_divergence(update: int, what: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise TrainingError(
+            f"training stopped at update {update}: the {what} is {value}, and the next update "
+            "would spread it into every weight. Lower the learning rate, lengthen the warm-up, or "
+            "set dtype: float32."
+        )
+
+
+def _close_window(state: State) -> None:
+    rows = state.window
+    means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+    state.history.append({"update": state.update, **means, "seconds": round(state.seconds, 3)})
+    state.window = []
+
+
+def _evaluate(
+    model: nn.Module, evaluate: Callable[[], dict[str, float]], best_by: str, state: State
+) -> None:
+    """Ask for figures, record them, and keep the weights if they are the best so far."""
+    model.eval()
+    with torch.no_grad():
+        figures = evaluate()
+    model.train()
+    state.history.append(
+        {"update": state.update, **{HELD_OUT + name: value for name, value in figures.items()}}
+    )
+    if state.update == 0:
+        state.before = figures
+    best = state.best_figures
+    if not best or (figures[best_by], -figures["loss"]) > (best[best_by], -best["loss"]):
+        state.best_update, state.best_figures = state.update, figures
+        state.best_weights = {
+            name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()
+        }
+
+
+def _summary(state: State, seconds: float) -> dict[str, Any]:
+    return {
+        "num_updates": state.update,
+        "best_update": state.best_update,
+        **{HELD_OUT + name: value for name, value in state.best_figures.items()},
+        **{BEFORE + name: value for name, value in state.before.items()},
+        "seconds": round(seconds, 3),
+        "updates_per_second": round(state.update / seconds, 4),
+    }
+
+
+def _check_settings(
+    num_updates: int, learning_rate: float, warmup: int, clip_norm: float, eval_every: int
+) -> None:
+    settings = (
+        ("num_updates", num_updates, "1 or more", num_updates >= 1),
+        ("learning_rate", learning_rate, "above 0", learning_rate > 0),
+        ("warmup", warmup, f"0 to {num_updates - 1}", 0 <= warmup < num_updates),
+        ("clip_norm", clip_norm, "above 0", clip_norm > 0),
+        ("eval_every", eval_every, "1 or more", eval_every >= 1),
+    )
+    wrong = [f"{name} is {got} (expected {wanted})" for name, got, wanted, ok in settings if not ok]
+    if wrong:
+        raise TrainingError(f"training cannot start: {'; '.join(wrong)}. Mend them and run again.")
