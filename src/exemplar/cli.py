@@ -64,6 +64,7 @@ def _open(
 ) -> None:
     level = logging.INFO if verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("bm25s").setLevel(level)  # it sets its own to DEBUG
     context.obj = Workspace(params, Layout(root))
 
 
@@ -213,7 +214,9 @@ def promotion(context: typer.Context, number: RoundOption) -> None:
     from exemplar import steps
 
     space: Workspace = context.obj
-    steps.promotion(space.params, layout=space.layout, number=number, echo=typer.echo)
+    result = steps.promotion(space.params, layout=space.layout, number=number)
+    typer.echo(f"round {number}, version {result['version']}, against {result['against']}:")
+    typer.echo(f"  {result['headline']}")
 
 
 @app.command("report")
@@ -222,7 +225,8 @@ def report(context: typer.Context) -> None:
     from exemplar import steps
 
     space: Workspace = context.obj
-    steps.report(space.params, layout=space.layout, echo=typer.echo)
+    figures = steps.report(space.params, layout=space.layout)
+    typer.echo(f"{space.layout.report}: {figures['methods']} methods, {figures['kilobytes']} KiB")
 
 
 @app.command("run")
@@ -299,12 +303,12 @@ def registry(context: typer.Context) -> None:
 @app.command("rollback")
 def rollback(context: typer.Context) -> None:
     """Make the previous champion champion again."""
-    from exemplar import tracking
+    from exemplar import aliases, tracking
 
     space: Workspace = context.obj
     settings = space.params.active.promotion
     store = tracking.open_store(space.layout.root, settings.experiment)
-    version = tracking.rollback(store, settings.registered_model)
+    version = aliases.rollback(store, settings.registered_model)
     typer.echo(f"{settings.registered_model}: champion is version {version} again.")
 
 

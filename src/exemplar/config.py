@@ -143,6 +143,7 @@ class Promotion(Section):
     margin: Annotated[float, Field(ge=0)] = 2.0
     alpha: Share = 0.05
     num_resamples: Count = 10_000
+    entry_script: str = "mlflow/served_model.py"
 
 
 class Report(Section):

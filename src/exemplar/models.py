@@ -35,8 +35,9 @@ def resolve(ref: str) -> str:
         return str(_in_package(ref))
     if ref.startswith("models:/"):
         raise ModelError(
-            f"{ref} names a model of the registry; expected a path, a hub id or package:<...> here. "
-            "Only the steps that talk to the registry follow such names."
+            f"{ref} names a model of the registry; expected a path, a hub id or "
+            "package:<python package>/<folder> here. Only the steps that talk to the registry "
+            "follow such names."
         )
     path = Path(ref).expanduser()
     if ref and path.exists():

@@ -1,20 +1,12 @@
-"""Retrievers in the MLflow registry: versions, the aliases that point at them, and their reports.
+"""Retrievers in the MLflow registry: their versions, what they hold, and the gate's reports.
 
-    challenger   the last version registered that has not become champion
-    champion     the version that answers queries
-    previous     the champion before it, where rollback returns to
-
-A version is complete before it exists: its files are uploaded first, its tags come with it. Aliases
-move in one order, `champion` last, under an intention written down beforehand: a move that is
-killed leaves `champion` on a whole version, the old one or the new, and the next `promote` or
-`rollback` first finishes it. MLflow has no locks: let one process at a time move aliases.
+A version is complete before it exists: its files are uploaded first, and its tags come with it.
+Which version is in use, and how that changes, is in `aliases.py`.
 """
 
 from __future__ import annotations
 
 import datetime
-import json
-import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,19 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exemplar import serving
+from exemplar.aliases import CHALLENGER, CHAMPION, PREVIOUS, aliases_of, resolve
 from exemplar.data.io import fingerprint, read_json, read_records
-from exemplar.errors import RegistryError
 from exemplar.records import Outcome
 from exemplar.tracking import FINGERPRINT, Store, clean_name, digest_of, explained
 
 if TYPE_CHECKING:
-    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+    from mlflow.entities.model_registry import ModelVersion
 
-CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
-
-_MOVING = "exemplar.moving"  # tag of the registered model: the move that is under way
 _ROUND, _AVERAGE, _GATE = "exemplar.round", "eval/average", "exemplar.gate"
-_REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[^/@]+))")
 
 
 @dataclass(frozen=True)
@@ -49,6 +37,17 @@ class VersionRecord:
     run_id: str
     created: str
     fingerprints: Mapping[str, str]
+
+    def row(self) -> dict[str, str]:
+        """Return what a table shows of it."""
+        return {
+            "version": self.version,
+            "aliases": ", ".join(self.aliases),
+            "round": str(self.round),
+            "average": "" if self.average is None else f"{self.average:.1f}",
+            "gate": self.gate,
+            "created": self.created,
+        }
 
 
 @dataclass(frozen=True)
@@ -77,32 +76,35 @@ def register(
     """Register a round's retriever as a new version, make it challenger, return the version.
 
     The version holds the encoder, the embedded pool, `outcomes` and `metrics`, and answers queries
-    through `entry_script` (mlflow/served_model.py). The same files registered again give the
-    version that exists; that becomes challenger again unless it is, or was, champion. Raises
-    `DataError` where a file is missing and `RegistryError` where MLflow refuses.
+    through `entry_script` (mlflow/served_model.py). `pool` is a Parquet file of examples, or, much
+    faster, the folder that `PoolIndex.save` wrote with this retriever. The same files registered
+    again give the version that exists; it becomes challenger again unless it is champion or
+    previous. Raises `DataError` where a file is missing and `RegistryError` where MLflow refuses.
     """
     digest = digest_of([round, *map(fingerprint, (retriever, pool, outcomes, metrics))])
     with explained(f"registering {name!r} in {store.uri}"):
         for version in _versions(store, name):
             if version.tags.get(FINGERPRINT) == digest:
-                if not {CHAMPION, PREVIOUS} & set(_aliases_of(store, name, version.version)):
-                    store.client.set_registered_model_alias(name, CHALLENGER, version.version)
-                return str(version.version)
+                existing = str(version.version)
+                aliases = aliases_of(store, name)
+                if existing not in (aliases.get(CHAMPION), aliases.get(PREVIOUS)):
+                    store.client.set_registered_model_alias(name, CHALLENGER, existing)
+                return existing
         with tempfile.TemporaryDirectory(prefix="exemplar-") as temporary:
             bundle = Path(temporary) / "bundle"
             serving.write_bundle(
                 bundle,
                 retriever=retriever,
                 pool=pool,
-                evaluation=[outcomes, metrics],
+                evaluation={"outcomes.parquet": outcomes, "metrics.json": metrics},
                 progress=progress,
             )
             model_id = _upload(store, run_id, round, bundle, entry_script, Path(temporary))
         _ensure_model(store, name)
-        own = {FINGERPRINT: digest, _ROUND: str(round), "exemplar.run": run_id}
+        own = {FINGERPRINT: digest, _ROUND: str(round)}
         own |= {f"exemplar.fingerprint.{key}": value for key, value in fingerprints.items()}
-        average = read_json(metrics).get("average")
-        if isinstance(average, int | float):
+        average = store.client.get_run(run_id).data.metrics.get(_AVERAGE)
+        if average is not None:
             own[_AVERAGE] = f"{average:.4f}"
         created = store.client.create_model_version(
             name,
@@ -118,7 +120,7 @@ def register(
 def champion(store: Store, name: str) -> Champion | None:
     """Return the champion with its outcomes, or None while there is none."""
     with explained(f"reading the champion of {name!r} from {store.uri}"):
-        version = _aliases(store, name).get(CHAMPION)
+        version = aliases_of(store, name).get(CHAMPION)
     if version is None:
         return None
     record = next(item for item in list_versions(store, name) if item.version == version)
@@ -127,53 +129,10 @@ def champion(store: Store, name: str) -> Champion | None:
         return Champion(record, read_records(path, Outcome))
 
 
-def promote(store: Store, name: str, version: str) -> None:
-    """Make `version` the champion and keep the old champion as `previous`.
-
-    Repeating it changes nothing. Raises `RegistryError` for a version that does not exist.
-    """
-    with explained(f"promoting version {version} of {name!r} in {store.uri}"):
-        known = [str(item.version) for item in _versions(store, name)]
-        if version not in known:
-            raise RegistryError(
-                f"Model {name!r} has no version {version!r}; it has {', '.join(known) or 'none'}. "
-                "Register it first, or name one of those."
-            )
-        _finish_move(store, name)
-        aliases = _aliases(store, name)
-        old = aliases.get(CHAMPION)
-        if old == version:
-            return
-        moves: dict[str, str | None] = {} if old is None else {PREVIOUS: old}
-        if aliases.get(CHALLENGER) == version:
-            moves[CHALLENGER] = None
-        _move(store, name, "promote", {**moves, CHAMPION: version})
-
-
-def rollback(store: Store, name: str) -> str:
-    """Return to the previous champion; give its version.
-
-    The two change places, so a second rollback undoes the first. A rollback that was killed is
-    finished rather than repeated. Raises `RegistryError` where there is nothing to return to.
-    """
-    with explained(f"rolling {name!r} back in {store.uri}"):
-        if _finish_move(store, name) != "rollback":
-            aliases = _aliases(store, name)
-            current, target = aliases.get(CHAMPION), aliases.get(PREVIOUS)
-            if current is None or target is None:
-                raise RegistryError(
-                    f"Model {name!r} has no {CHAMPION if current is None else PREVIOUS!r} alias, "
-                    "so there is nothing to roll back: the first rollback needs two promotions. "
-                    f"Aliases now: {_listed(aliases)}."
-                )
-            _move(store, name, "rollback", {PREVIOUS: current, CHAMPION: target})
-        return _aliases(store, name)[CHAMPION]
-
-
 def list_versions(store: Store, name: str) -> list[VersionRecord]:
     """Return every version of the model, the newest first; none where it is not registered."""
     with explained(f"listing the versions of {name!r} in {store.uri}"):
-        aliases = _aliases(store, name)
+        aliases = aliases_of(store, name)
         return [_record(version, aliases) for version in _versions(store, name)]
 
 
@@ -226,33 +185,6 @@ def fetch(store: Store, reference: str, into: Path) -> Path:
     return _download(store, name, version, "", into)
 
 
-def resolve(store: Store, reference: str) -> tuple[str, str]:
-    """Return the model's name and the version that a models:/ reference names."""
-    match = _REFERENCE.fullmatch(reference)
-    if match is None:
-        raise RegistryError(
-            f"{reference!r} is no model reference; expected models:/<name>@<alias> or "
-            "models:/<name>/<version>, for example models:/exemplar-retriever@champion."
-        )
-    name, alias, version = match["name"], match["alias"], match["version"]
-    with explained(f"looking up {reference} in {store.uri}"):
-        versions = [str(item.version) for item in _versions(store, name)]
-        if not versions:
-            registered = [model.name for model in store.client.search_registered_models()]
-            raise RegistryError(
-                f"{reference}: no model {name!r} is registered at {store.uri}; there are: "
-                f"{', '.join(registered) or 'none'}. Run the promotion step first (`dvc repro`)."
-            )
-        aliases = _aliases(store, name)
-    found = aliases.get(alias) if alias else version
-    if found not in versions:
-        raise RegistryError(
-            f"{reference}: model {name!r} has no {'alias' if alias else 'version'} "
-            f"{alias or version!r}. Aliases: {_listed(aliases)}; versions: {', '.join(versions)}."
-        )
-    return name, found
-
-
 def _upload(
     store: Store, run_id: str, round: int, bundle: Path, entry_script: Path, temporary: Path
 ) -> str:
@@ -301,50 +233,10 @@ def _ensure_model(store: Store, name: str) -> None:
             raise
 
 
-def _move(store: Store, name: str, action: str, aliases: Mapping[str, str | None]) -> None:
-    intention = json.dumps({"action": action, "aliases": aliases})
-    store.client.set_registered_model_tag(name, _MOVING, intention)
-    _finish_move(store, name)
-
-
-def _finish_move(store: Store, name: str) -> str | None:
-    """Carry out the move that is written down, in its order; return its action, if there is one."""
-    text = _model(store, name).tags.get(_MOVING) if _versions(store, name) else None
-    if text is None:
-        return None
-    move = json.loads(text)
-    for alias, version in move["aliases"].items():
-        if version is None:
-            store.client.delete_registered_model_alias(name, alias)
-        else:
-            store.client.set_registered_model_alias(name, alias, version)
-    store.client.delete_registered_model_tag(name, _MOVING)
-    return str(move["action"])
-
-
-def _model(store: Store, name: str) -> RegisteredModel:
-    return store.client.get_registered_model(name)
-
-
 def _versions(store: Store, name: str) -> list[ModelVersion]:
     """Return the model's versions, the newest first; none where there is no such model."""
     found = store.client.search_model_versions(f"name = '{name}'", max_results=10_000)
     return sorted(found, key=lambda version: -int(version.version))
-
-
-def _aliases(store: Store, name: str) -> dict[str, str]:
-    # search_model_versions leaves aliases out; only the model itself knows them.
-    if not _versions(store, name):
-        return {}
-    return {alias: str(version) for alias, version in _model(store, name).aliases.items()}
-
-
-def _aliases_of(store: Store, name: str, version: object) -> list[str]:
-    return [alias for alias, at in _aliases(store, name).items() if at == str(version)]
-
-
-def _listed(aliases: Mapping[str, str]) -> str:
-    return ", ".join(f"{alias} -> {aliases[alias]}" for alias in sorted(aliases)) or "none"
 
 
 def _record(version: ModelVersion, aliases: Mapping[str, str]) -> VersionRecord:
@@ -375,10 +267,11 @@ def _download(store: Store, name: str, version: str, path: str, into: Path) -> P
     from mlflow.artifacts import download_artifacts
 
     with explained(f"downloading {path or 'the model'} of version {version} of {name!r}"):
+        # A models:/ address would be looked up in MLflow's process-wide store, not in this one.
+        source = store.client.get_model_version_download_uri(name, version)
         found = download_artifacts(
-            artifact_uri=f"models:/{name}/{version}{f'/{path}' if path else ''}",
+            artifact_uri=f"{source}/{path}".rstrip("/"),
             dst_path=str(into),
             tracking_uri=store.uri,
-            registry_uri=store.uri,
         )
     return Path(found)

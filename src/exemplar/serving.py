@@ -11,13 +11,12 @@ mlflow/served_model.py) and on the command line. A bundle is the folder that it 
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from exemplar import prompts
 from exemplar.data.io import read_records
@@ -54,6 +53,12 @@ class Selection:
 
     query: str
     demonstrations: tuple[Demonstration, ...]
+
+    def __iter__(self) -> Iterator[Demonstration]:
+        return iter(self.demonstrations)
+
+    def __len__(self) -> int:
+        return len(self.demonstrations)
 
     def prompt(
         self, *, count_tokens: Callable[[str], int] | None = None, budget: int | None = None
@@ -99,7 +104,7 @@ class Retriever:
             from exemplar import registry, tracking
 
             if store is None:
-                store = tracking.connect(tracking.store_uri(Path.cwd()))
+                store = tracking.open_store(Path.cwd(), create=False)
             with tempfile.TemporaryDirectory(prefix="exemplar-") as temporary:
                 return cls.load(registry.fetch(store, str(reference), Path(temporary)))
         folder = Path(reference)
@@ -112,13 +117,12 @@ class Retriever:
             return cls(Encoder.load(folder / "encoder"), PoolIndex.load(folder / "index"))
         if pool is None:
             raise ModelError(
-                f"{reference} is neither a bundle (encoder/ and index/) nor an MLflow model. To use "
-                "an encoder alone, give the pool to search as well (a Parquet file of examples)."
+                f"{reference} is neither a bundle (encoder/ and index/) nor an MLflow model. To "
+                "use an encoder alone, give the pool to search too (a Parquet file of examples)."
             )
         encoder = Encoder.load(reference)
         examples = read_records(pool, Example)
-        texts = [example.text for example in examples]
-        return cls(encoder, PoolIndex(examples, encoder.encode(texts, progress=progress)))
+        return cls(encoder, PoolIndex.build(examples, encoder, progress=progress))
 
     @property
     def tasks(self) -> list[str]:
@@ -140,8 +144,24 @@ class Retriever:
         """Return a selection for each query; the queries are embedded together."""
         for query, task in zip(queries, tasks, strict=True):
             self._check(query, task, k)
+        if not queries:
+            return []
         embeddings_ND = self._encoder.encode(list(queries))
-        raise NotImplementedError(embeddings_ND)
+        rows: dict[str | None, list[int]] = {}
+        for row, task in enumerate(tasks):
+            rows.setdefault(task, []).append(row)
+        found: dict[int, tuple[Demonstration, ...]] = {}
+        for task, members in rows.items():
+            unseen = [Example("", task or "", queries[row], ("",)) for row in members]
+            hits = self._index.search(
+                embeddings_ND[members],
+                k=k,
+                task=task,
+                excluded=[self._index.excluded(query) for query in unseen],
+            )
+            for row, row_hits in zip(members, hits, strict=True):
+                found[row] = tuple(Demonstration(hit.example, hit.similarity) for hit in row_hits)
+        return [Selection(query, found[row]) for row, query in enumerate(queries)]
 
     def _check(self, query: str, task: str | None, k: int) -> None:
         if not isinstance(query, str) or not query.strip():
@@ -155,6 +175,112 @@ class Retriever:
         if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= available:
             where = "the pool" if task is None else f"task {task!r}"
             raise ConfigError(
-                f"k is {k!r}, expected a whole number from 1 to {available}, the number of examples "
-                f"in {where}."
+                f"k is {k!r}, expected a whole number from 1 to {available}, as many as {where} "
+                "has examples."
             )
+
+
+def answer(retriever: Retriever, frame: pd.DataFrame, *, k: int) -> pd.DataFrame:
+    """Answer a table of queries, as the served model does.
+
+    Columns in: query and, optionally, task (empty or missing: the whole pool). Columns out, one row
+    a query: demonstrations (nearest first; example_id, task, query, answer, similarity) and prompt.
+    """
+    import pandas as pd
+
+    tasks = frame["task"] if "task" in frame else [None] * len(frame)
+    given = [task if isinstance(task, str) and task else None for task in tasks]
+    selections = retriever.select_many(list(frame["query"]), given, k=k)
+    return pd.DataFrame(
+        {
+            "demonstrations": [[_plain(item) for item in selection] for selection in selections],
+            "prompt": [selection.prompt() for selection in selections],
+        }
+    )
+
+
+def _plain(item: Demonstration) -> dict[str, str | float]:
+    return {
+        "example_id": item.example.example_id,
+        "task": item.example.task,
+        "query": item.example.query,
+        "answer": item.example.answer,
+        "similarity": item.similarity,
+    }
+
+
+def write_bundle(
+    folder: Path,
+    *,
+    retriever: Path,
+    pool: Path,
+    evaluation: Mapping[str, Path] | None = None,
+    progress: str | None = None,
+) -> None:
+    """Write the folder that a retriever is served from.
+
+    `pool` is a folder that `PoolIndex.save` wrote with this retriever, or a Parquet file of
+    examples: those are embedded now. `evaluation` gives files by the name they get there.
+    """
+    from exemplar.retrieval.dense import PoolIndex
+
+    shutil.copytree(retriever, folder / "encoder")
+    if pool.is_dir():
+        shutil.copytree(pool, folder / "index")
+    else:
+        from exemplar.retrieval.encoder import Encoder
+
+        encoder = Encoder.load(retriever)
+        index = PoolIndex.build(read_records(pool, Example), encoder, progress=progress)
+        index.save(folder / "index")
+    (folder / "evaluation").mkdir()
+    for name, path in (evaluation or {}).items():
+        shutil.copy2(path, folder / "evaluation" / name)
+
+
+def save_pyfunc(
+    folder: Path, bundle: Path, entry_script: Path, *, model_id: str | None, run_id: str | None
+) -> None:
+    """Save a bundle as an MLflow model from code: the script is stored, no object is pickled.
+
+    The input example is stored without being run: that would load the encoder once more.
+    """
+    import mlflow.pyfunc
+    import pandas as pd
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import Array, Object, Property
+
+    if not entry_script.is_file():
+        raise ModelError(
+            f"The served model's entry script {entry_script} does not exist. It is "
+            "mlflow/served_model.py of the project; run from the project's root."
+        )
+    found = Object(
+        [
+            *(
+                Property(name, DataType.string)
+                for name in ("example_id", "task", "query", "answer")
+            ),
+            Property("similarity", DataType.double),
+        ]
+    )
+    signature = ModelSignature(
+        inputs=Schema([ColSpec("string", "query"), ColSpec("string", "task", required=False)]),
+        outputs=Schema([ColSpec(Array(found), "demonstrations"), ColSpec("string", "prompt")]),
+        params=ParamSchema([ParamSpec("k", DataType.long, DEFAULT_K)]),
+    )
+    mlflow.pyfunc.save_model(
+        path=str(folder),
+        python_model=str(entry_script),
+        artifacts={"bundle": str(bundle)},
+        mlflow_model=Model(model_id=model_id, run_id=run_id),
+        signature=signature,
+        input_example=(pd.DataFrame({"query": ["Where is my parcel?"]}), {"k": DEFAULT_K}),
+        pip_requirements=[f"{name}=={_version(name)}" for name in _REQUIREMENTS],
+    )
+
+
+def _version(package: str) -> str:
+    # "2.9.0+cpu" names a build that package indexes do not have.
+    return importlib.metadata.version(package).partition("+")[0]

@@ -11,11 +11,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exemplar.config import Baseline, Lm, Profile
+from exemplar.config import Baseline, Lm, Params, Profile
 from exemplar.data.dataset import Dataset, read_dataset, write_dataset
-from exemplar.data.io import fingerprint, read_records, write_json, write_records, write_text
+from exemplar.data.io import (
+    fingerprint,
+    read_records,
+    write_json,
+    write_records,
+    write_text,
+)
 from exemplar.errors import DataError
-from exemplar.records import Candidates, Example, LlmScores, Outcome, Rewards
+from exemplar.layout import Layout
+from exemplar.records import Candidates, LlmScores, Outcome, Rewards
 from exemplar.tasks.spec import TaskSpec, load_catalog
 from exemplar.tasks.spec import select as select_tasks
 
@@ -260,6 +267,25 @@ def evaluation(profile: Profile, *, data: Path, demonstrations: Path, out: Path)
             icl.examples_markdown(outcomes, dataset.test_by_id, dataset.pool_by_id),
         )
     return {**_lm_figures(lm), "average": metrics["average"]["value"]}
+
+
+def promotion(params: Params, *, layout: Layout, number: int) -> Figures:
+    """Log the round and the baselines to MLflow, register the retriever, and run the gate."""
+    from exemplar.promotion import promote_round
+
+    result = promote_round(params, layout, number)
+    write_json(layout.round(number) / "promotion.json", result)
+    return {key: result[key] for key in ("version", "against", "promoted", "headline")}
+
+
+def report(params: Params, *, layout: Layout) -> Figures:
+    """Write report.html, figures and plots from all evaluations; keep the page with each run."""
+    from exemplar.promotion import attach
+    from exemplar.reporting import write_report
+
+    figures = write_report(params, layout)
+    attach(params, layout, [layout.report, layout.plots / "average.svg"])
+    return figures
 
 
 def _read(path: Path, kind: type[Any], dataset: Dataset) -> list[Any]:

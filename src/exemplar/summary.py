@@ -77,6 +77,7 @@ def _cell(item: Mapping[str, float], *, best: bool) -> str:
 
 def _print_places(console: Any, params: Params, layout: Layout) -> None:
     settings = params.active.promotion
+    model = f"models:/{settings.registered_model}@champion"
     rows = [
         ("report", f"{layout.report}", f"python -m webbrowser {layout.report}"),
         (
@@ -86,8 +87,8 @@ def _print_places(console: Any, params: Params, layout: Layout) -> None:
         ),
         (
             "promoted model",
-            f"models:/{settings.registered_model}@champion",
-            f"exemplar select 'your text' -k 4 --model models:/{settings.registered_model}@champion",
+            model,
+            f"exemplar select 'your text' -k 4 --model {model}",
         ),
     ]
     console.print()
@@ -101,13 +102,13 @@ def print_registry(name: str, layout: Layout, experiment: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from exemplar import tracking
+    from exemplar import registry, tracking
 
-    store = tracking.open_store(layout.root, experiment)
+    store = tracking.open_store(layout.root, experiment, create=False)
     table = Table(title=name)
-    rows = tracking.list_versions(store, name)
+    rows = [record.row() for record in registry.list_versions(store, name)]
     for column in rows[0] if rows else ():
         table.add_column(column)
     for row in rows:
-        table.add_row(*[str(value) for value in row.values()])
+        table.add_row(*row.values())
     Console().print(table)

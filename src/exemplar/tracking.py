@@ -26,6 +26,7 @@ from exemplar.errors import DataError, RegistryError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
 
 FINGERPRINT = "exemplar.fingerprint"
 """Tag of a run or model version: the digest of what it holds. Logging that again finds it."""
@@ -39,7 +40,7 @@ _DIGEST_LENGTH = 36
 
 @dataclass(frozen=True)
 class Store:
-    """An open tracking store with its registry, and one experiment in it."""
+    """An open tracking store with its registry, and one experiment in it ("" for none)."""
 
     uri: str
     experiment: str
@@ -56,24 +57,32 @@ class Dataset(NamedTuple):
     context: str
 
 
-def store_uri(root: Path) -> str:
-    """Return MLFLOW_TRACKING_URI, or the SQLite file `mlflow.db` below `root`."""
-    given = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+def store_uri(root: Path, environment: Mapping[str, str] | None = None) -> str:
+    """Return MLFLOW_TRACKING_URI, or the SQLite file `mlflow.db` in the folder `root`."""
+    values = os.environ if environment is None else environment
+    given = values.get("MLFLOW_TRACKING_URI", "").strip()
     return given or f"{_SQLITE}{root.resolve() / 'mlflow.db'}"
 
 
 def open_store(
-    uri: str, experiment: str, *, artifacts: Path | None = None, create: bool = True
+    where: Path | str,
+    experiment: str | None = None,
+    *,
+    artifacts: Path | None = None,
+    create: bool = True,
 ) -> Store:
-    """Open the tracking store at `uri`; make its database and experiment where they are missing.
+    """Open a tracking store; make its database and experiment where they are missing.
 
+    `where`: the project's root (then see `store_uri`) or the address of a store.
     `artifacts`: folder for the files of a new experiment. Default: `mlartifacts` beside an SQLite
-    file; a server decides for itself. With `create=False`, meant for reading, a missing database
-    or experiment is an error. Raises `RegistryError`, also where the store cannot be reached.
+    file; a server decides for itself. Without an experiment there are models to read but no runs
+    to log. With `create=False` a missing database or experiment is an error. Raises
+    `RegistryError`, also where the store cannot be reached.
     """
     _hush()
     from mlflow import MlflowClient
 
+    uri = store_uri(where) if isinstance(where, Path) else where
     with explained(f"opening the MLflow store {uri}"):
         if uri.startswith(_SQLITE):
             database = Path(uri.removeprefix(_SQLITE)).absolute()
@@ -83,6 +92,8 @@ def open_store(
                 _missing(f"There is no MLflow database at {database}", create)
                 _create_database(database)
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        if experiment is None:
+            return Store(uri, "", "", client)
         found = client.get_experiment_by_name(experiment)
         if found is not None:
             if found.lifecycle_stage != "active":
@@ -118,8 +129,7 @@ def log_run(
     tags do not count, for they tell when and from where. A run that fails half-way is marked
     FAILED and does not count as logged. Raises `DataError` on a figure that is not finite.
     """
-    from mlflow.entities import DatasetInput, InputTag, Metric, Param
-    from mlflow.entities import Dataset as LoggedDataset
+    from mlflow.entities import Metric, Param
 
     curves, inputs = curves or {}, [Dataset(*item) for item in datasets]
     texts = {clean_name(key): _as_text(value) for key, value in params.items()}
@@ -149,27 +159,20 @@ def log_run(
             for start in range(0, len(figures), _METRICS_AT_ONCE):
                 store.client.log_batch(identity, metrics=figures[start : start + _METRICS_AT_ONCE])
             if inputs:
-                store.client.log_inputs(
-                    identity,
-                    [
-                        DatasetInput(
-                            LoggedDataset(
-                                name=item.name,
-                                digest=item.digest[:_DIGEST_LENGTH],
-                                source_type="local",
-                                source=json.dumps({"uri": str(item.path)}),
-                            ),
-                            tags=[InputTag("mlflow.data.context", item.context)],
-                        )
-                        for item in inputs
-                    ],
-                )
+                store.client.log_inputs(identity, [_as_input(item) for item in inputs])
             for path in artifacts:
                 store.client.log_artifact(identity, str(path))
             status = "FINISHED"
         finally:
             store.client.set_terminated(identity, status)
     return identity
+
+
+def add_artifacts(store: Store, run_id: str, files: Iterable[Path]) -> None:
+    """Keep more files with a run that is logged; one of the same name is replaced."""
+    with explained(f"adding files to run {run_id} in {store.uri}"):
+        for path in files:
+            store.client.log_artifact(run_id, str(path))
 
 
 def clean_name(name: str) -> str:
@@ -191,11 +194,11 @@ def explained(doing: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        first = str(error).strip().split("\n")[0]
+        first = str(error).strip().split("\n")[0].rstrip(".")
         advice = "Check the address (MLFLOW_TRACKING_URI) and that the server is up."
         if "out-of-date database schema" in str(error):
             advice = "Back the database up, then run `mlflow db upgrade` on that address."
-        raise RegistryError(f"{doing} failed: {first} {advice}") from error
+        raise RegistryError(f"{doing} failed: {first}. {advice}") from error
 
 
 def _hush() -> None:
@@ -233,6 +236,8 @@ def _create_database(database: Path) -> None:
             database.hardlink_to(new)
         except FileExistsError:
             return  # another process was faster; its database is as good
+        except OSError:  # a file system without hard links
+            new.rename(database)
 
 
 def _create_experiment(client: MlflowClient, name: str, location: str | None) -> str:
@@ -277,6 +282,15 @@ def _points(
                 "Remake the step that wrote it."
             )
     return points
+
+
+def _as_input(dataset: Dataset) -> DatasetInput:
+    from mlflow.entities import Dataset as Entity
+    from mlflow.entities import DatasetInput, InputTag
+
+    source, digest = json.dumps({"uri": str(dataset.path)}), dataset.digest[:_DIGEST_LENGTH]
+    entity = Entity(name=dataset.name, digest=digest, source_type="local", source=source)
+    return DatasetInput(entity, tags=[InputTag("mlflow.data.context", dataset.context)])
 
 
 def _as_text(value: Any) -> str:

@@ -65,6 +65,10 @@ class Decision:
         """Return the decision as one sentence."""
         return f"{'Promoted' if self.promoted else 'Not promoted'}. {self.reasons[0]}"
 
+    def count(self, *verdicts: str) -> int:
+        """Return how many tasks have one of these verdicts."""
+        return sum(change.verdict in verdicts for change in self.tasks)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, headline included."""
         plain = asdict(self)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from exemplar.errors import DataError
-from exemplar.evaluation import report_explorer, report_view
+from exemplar.evaluation import report_explorer, report_marks, report_view
 from exemplar.evaluation.decision import Decision
 from exemplar.evaluation.gate import decide
 from exemplar.records import Candidates, Example, Outcome
@@ -30,11 +30,12 @@ class ReportData:
     """Everything the page shows. Only `methods` and `metrics` must be filled.
 
     `methods`: keys in the order of display; "r1", "r2", ... are rounds, all others baselines.
-    `metrics`: content of metrics.json by method. `outcomes`, `demonstrations` (with similarities):
-    by method. `categories`: category by task. `histories`: by round, then "reward_training" and
-    "kd_training", the history rows of training.json. `costs`: rows with step, target, seconds and
-    where known sequences and tokens. `decisions`: by round, the gate's `to_dict()`. `about`:
-    settings worth knowing, as text. `explorer_examples`: test examples shown of each task.
+    `metrics`: content of metrics.json by method. `categories`: category by task. `outcomes`,
+    `demonstrations` (for their similarities): by method. `counts`: examples by task, then split.
+    `histories`: by round, then "reward_training" and "kd_training", the history rows of
+    training.json. `costs`: rows with step, target, seconds and where known sequences and tokens.
+    `decisions`: by round, the gate's `to_dict()`. `about`: settings worth knowing, as text.
+    `explorer_examples`: test examples in the explorer, in all.
     """
 
     methods: Sequence[str]
@@ -55,7 +56,7 @@ class ReportData:
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     margin: float = 1.0
     seed: int = 0
-    explorer_examples: int = 40
+    explorer_examples: int = 300
 
 
 def build_report(data: ReportData) -> str:
@@ -87,7 +88,7 @@ def build_report(data: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(report_view.FILTERS)
+    environment.filters.update(report_marks.FILTERS)
     style, script = (
         Markup((_HERE / name).read_text(encoding="utf-8"))  # our own files, not data
         for name in ("report.css", "report.js")
@@ -102,9 +103,11 @@ def rounds_csv(methods: Sequence[str], metrics: Mapping[str, Mapping[str, Any]])
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["method", "round", "average", "low", "high", *categories])
     for method in methods:
-        average = report_view.interval(metrics[method]["average"])
+        average = report_marks.interval(metrics[method]["average"])
         shares = metrics[method]["categories"]
-        values = [report_view.interval(shares[name]).value for name in categories if name in shares]
+        values = [
+            report_marks.interval(shares[name]).value for name in categories if name in shares
+        ]
         if len(values) != len(categories):
             raise DataError(
                 f"{method} lacks categories that other methods have "

@@ -14,12 +14,15 @@ if TYPE_CHECKING:
     from exemplar.evaluation.report_view import Names
     from exemplar.records import Example, Outcome
 
+_LONGEST = 400  # characters of a demonstration's query or answer that are shown
+
 
 def payload(names: Names, data: ReportData) -> dict[str, Any]:
     """Return plain JSON values; pool examples that are shown are stored once, by number.
 
-    At most `data.explorer_examples` of each task are shown, drawn evenly by seed, so that the
-    page of a large test set still opens at once. Raises `DataError` for an unknown example id.
+    At most `data.explorer_examples` are shown, as many of each task, drawn by seed, with
+    demonstrations cut at 400 characters, so that the page of a large test set still opens at once.
+    Raises `DataError` for an unknown example id.
     """
     shown = _sample(data)
     methods = [method for method in data.methods if method in data.outcomes]
@@ -50,7 +53,7 @@ def payload(names: Names, data: ReportData) -> dict[str, Any]:
         "chosen": names.last_round or names.best_baseline or methods[-1],
         "tasks": sorted({example.task for example in shown}),
         "total": len(data.test),
-        "pool": [[pool[name].query, pool[name].answer] for name in numbers],
+        "pool": [[_cut(pool[name].query), _cut(pool[name].answer)] for name in numbers],
         "examples": examples,
     }
 
@@ -59,9 +62,10 @@ def _sample(data: ReportData) -> list[Example]:
     by_task: dict[str, list[Example]] = {}
     for example in sorted(data.test, key=lambda example: example.example_id):
         by_task.setdefault(example.task, []).append(example)
+    each = max(1, data.explorer_examples // max(1, len(by_task)))
     shown: list[Example] = []
     for task, members in sorted(by_task.items()):
-        count = min(len(members), data.explorer_examples)
+        count = min(len(members), each)
         drawn: Sequence[Example] = rng(data.seed, "explorer", task).sample(members, count)
         shown.extend(sorted(drawn, key=lambda example: example.example_id))
     return shown
@@ -89,6 +93,10 @@ def _run(
         "demonstrations": chosen,
         "dropped": outcome.num_dropped,
     }
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST].rstrip()} …"
 
 
 def _example(example: Example, runs: dict[str, Any]) -> dict[str, Any]:

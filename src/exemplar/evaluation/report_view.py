@@ -5,7 +5,6 @@ Nothing here knows HTML. A strip is a row of dots on a common scale; a curve is 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,8 @@ from functools import cached_property
 from typing import Any
 
 from exemplar.evaluation.decision import Decision
+from exemplar.evaluation.report_marks import Scale, View, curve, interval
 from exemplar.evaluation.significance import Interval
-
-View = dict[str, Any]
 
 _LABELS = {
     "zero_shot": "Zero-shot",
@@ -32,15 +30,6 @@ def round_number(method: str) -> int | None:
     """Return N of "rN", None for a baseline."""
     match = re.fullmatch(r"r([1-9]\d*)", method)
     return int(match[1]) if match else None
-
-
-def interval(value: Any) -> Interval:
-    """Read an interval out of metrics.json; a bare number is an interval of no width."""
-    if isinstance(value, Mapping):
-        return Interval(
-            *(float(value.get(key, value["value"])) for key in ("value", "low", "high"))
-        )
-    return Interval(float(value), float(value), float(value))
 
 
 @dataclass(frozen=True)
@@ -87,38 +76,6 @@ class Names:
         return max(baselines, key=lambda method: interval(self.metrics[method]["average"]).value)
 
 
-@dataclass(frozen=True)
-class Scale:
-    """A linear axis from `low` to `high` with round ticks."""
-
-    low: float
-    high: float
-    ticks: tuple[float, ...]
-
-    @classmethod
-    def around(cls, values: Sequence[float], *, include: float | None = None) -> Scale:
-        """Return the tightest scale with about five round ticks that holds all values."""
-        known = [*values, *([] if include is None else [include])] or [0.0]
-        low, high = min(known), max(known)
-        if high - low < 1e-9:
-            low, high = low - 1, high + 1
-        raw = (high - low) / 4
-        power = 10.0 ** math.floor(math.log10(raw))
-        step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= raw)
-        first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-        ticks = tuple(round(index * step, 10) for index in range(first, last + 1))
-        return cls(ticks[0], ticks[-1], ticks)
-
-    def percent(self, value: float) -> float:
-        """Return the place of a value, 0 to 100 from low to high."""
-        return round(100 * (value - self.low) / (self.high - self.low), 3)
-
-    @property
-    def marks(self) -> list[View]:
-        """Ticks with place and text."""
-        return [{"at": self.percent(tick), "text": f"{tick:g}"} for tick in self.ticks]
-
-
 def headline(names: Names, metrics: Mapping[str, Mapping[str, Any]], gain: Decision | None) -> View:
     """Return the claim in one sentence, and the few figures to remember."""
     last, best = names.last_round, names.best_baseline
@@ -145,12 +102,9 @@ def headline(names: Names, metrics: Mapping[str, Mapping[str, Any]], gain: Decis
             facts.append(_fact(f"Gain over {names.label(best)}", gain.interval, signed=True))
             facts.append(
                 {
-                    "name": "Tasks that rise, fall",
-                    "value": " / ".join(
-                        str(sum(change.verdict in kinds for change in gain.tasks))
-                        for kinds in (("rose",), ("fell", "blocked"))
-                    ),
-                    "note": f"of {len(gain.tasks)}, significantly after Holm",
+                    "name": "Tasks that clearly change",
+                    "value": f"{gain.count('rose')} up, {gain.count('fell', 'blocked')} down",
+                    "note": f"of {len(gain.tasks)}, at 5 % after Holm's correction",
                 }
             )
     return {"claim": claim, "facts": facts, "best": best and names.label(best)}
@@ -206,9 +160,14 @@ def tasks(
     scale = Scale.around(values)
     rows = []
     for category, members in groups.items():
-        if category in first["categories"]:
+        alone = len(members) == 1  # its category would only repeat it
+        if category in first["categories"] and not alone:
             rows.append(_strip(names, metrics, scale, "categories", category))
-        rows.extend(_strip(names, metrics, scale, "tasks", task) for task in members)
+        for task in members:
+            strip = _strip(names, metrics, scale, "tasks", task)
+            held_out = "held out" if first["tasks"][task].get("held_out") else ""
+            notes = [note for note in (category if alone else "", held_out) if note]
+            rows.append({**strip, "note": ", ".join(notes), "alone": alone})
     return {"rows": rows, "marks": scale.marks}
 
 
@@ -227,13 +186,14 @@ def _strip(
                 "at": None if value is None else scale.percent(value),
             }
         )
-    info = metrics[names.methods[0]][part].get(name)
+    facts = metrics[names.methods[0]][part].get(name)
     known = [cell["value"] for cell in cells if cell["value"] is not None]
     return {
         "name": name,
+        "note": "",
+        "alone": False,
         "category": part == "categories",
-        "metric": info.get("metric", "") if isinstance(info, Mapping) else "",
-        "num_examples": info.get("num_examples") if isinstance(info, Mapping) else None,
+        "metric": facts.get("metric", "") if isinstance(facts, Mapping) else "",
         "cells": cells,
         "best": max(known) if known else None,
     }
@@ -291,9 +251,8 @@ def training(
     for step, model in _STEPS.items():
         rows = {m: found[step] for m, found in histories.items() if found.get(step)}
         keys = {key: None for history in rows.values() for row in history for key in row}
-        for key in keys:
-            if key != "loss" and not key.startswith(_HELD_OUT):
-                continue
+        held_out = [key for key in keys if key.startswith(_HELD_OUT)]
+        for key in [*(["loss"] if "loss" in keys else []), *held_out]:
             lines = [
                 (
                     names.label(m),
@@ -306,46 +265,6 @@ def training(
             where = ", held-out queries" if key.startswith(_HELD_OUT) else ", training"
             charts.append(curve(f"{model}: {what}{where}", "update", lines))
     return charts
-
-
-def curve(
-    title: str,
-    x_name: str,
-    lines: Sequence[tuple[str, str, Sequence[tuple[float, float]]]],
-    *,
-    band: Sequence[tuple[float, float, float]] = (),
-    whole: bool = False,
-) -> View:
-    """Return lines (name, style, points) placed in a square of 100 by 100, y downwards."""
-    xs = sorted({x for _, _, points in lines for x, _ in points})
-    ys = [y for _, _, points in lines for _, y in points]
-    y_scale = Scale.around([*ys, *(end for _, low, high in band for end in (low, high))])
-    x_scale = Scale.around(xs)
-    if whole:  # rounds: a tick a round, no fraction
-        pad = 0.5 if len(xs) == 1 else 0.0
-        x_scale = Scale(xs[0] - pad, xs[-1] + pad, tuple(xs))
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        return x_scale.percent(x), round(100 - y_scale.percent(y), 3)
-
-    series = []
-    for name, kind, points in lines:
-        places = [place(x, y) for x, y in points]
-        text = " ".join(f"{x},{y}" for x, y in places)
-        dots = places if len(places) <= 12 else places[-1:]
-        series.append(
-            {"name": name, "kind": kind, "line": text, "dots": dots, "values": dict(points)}
-        )
-    edge = [*((x, high) for x, _, high in band), *((x, low) for x, low, _ in reversed(band))]
-    return {
-        "title": title,
-        "x_name": x_name,
-        "xs": xs,
-        "series": series,
-        "band": " ".join("{},{}".format(*place(x, y)) for x, y in edge),
-        "x_marks": x_scale.marks,
-        "y_marks": [{**mark, "at": 100 - mark["at"]} for mark in y_scale.marks],
-    }
 
 
 def costs(names: Names, rows: Sequence[Mapping[str, Any]]) -> View | None:
@@ -376,32 +295,9 @@ def data_card(
 ) -> View:
     """Return the counts of each task and split, their totals, and the settings."""
     columns = list({name: None for row in counts.values() for name in row})
-    rows = [
-        {
-            "task": task,
-            "category": categories.get(task, ""),
-            "counts": [row.get(c) for c in columns],
-        }
-        for task, row in counts.items()
-    ]
+    rows = []
+    for task, row in counts.items():
+        numbers = [row.get(column) for column in columns]
+        rows.append({"task": task, "category": categories.get(task, ""), "counts": numbers})
     totals = [sum(row.get(column) or 0 for row in counts.values()) for column in columns]
     return {"columns": columns, "rows": rows, "totals": totals, "about": dict(about)}
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as text: 4.2 s, 3 min 05 s, 2 h 10 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-FILTERS = {
-    "duration": duration,
-    "points": lambda value: "–" if value is None else f"{value:.1f}",
-    "signed": lambda value: f"{value:+.1f}".replace("-", "−"),
-    "count": lambda value: "–" if value is None else f"{value:,.0f}",
-    "p_value": lambda p: "–" if p is None else ("< 0.001" if p < 0.001 else f"{p:.3f}"),
-}

@@ -235,14 +235,14 @@ def _resampled_means(groups: _Groups, number: int, generator: np.random.Generato
     instead of one index for each example: exactly the same distribution, far less work.
     """
     num_groups = len(groups.sums)
-    rows = np.column_stack([groups.sums, groups.sizes])
+    pairs_G = groups.sums + 1j * groups.sizes
+    _, firsts, counts = np.unique(pairs_G, return_index=True, return_counts=True)
     # Order by first appearance, not by value: negated scores must meet the same draws.
-    _, firsts, counts = np.unique(rows, axis=0, return_index=True, return_counts=True)
     order = np.argsort(firsts)
-    rows_U2, counts_U = rows[firsts[order]], counts[order]
-    if len(rows_U2) * _MULTINOMIAL_COST <= num_groups:
-        totals = generator.multinomial(num_groups, counts_U / num_groups, size=number) @ rows_U2
-        return np.asarray(totals[:, 0] / totals[:, 1])
+    pairs_U, counts_U = pairs_G[firsts[order]], counts[order]
+    if len(pairs_U) * _MULTINOMIAL_COST <= num_groups:
+        totals = generator.multinomial(num_groups, counts_U / num_groups, size=number) @ pairs_U
+        return np.asarray(totals.real / totals.imag)
     means, chunk = np.empty(number), max(1, _CHUNK // num_groups)
     equal = bool(np.all(groups.sizes == groups.sizes[0]))
     for start in range(0, number, chunk):

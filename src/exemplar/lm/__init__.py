@@ -1,4 +1,4 @@
-"""The language-model engine: `load(ref)` gives a model that scores and generates (design: `base`)."""
+"""The language-model engine: `load(ref)` gives a model that scores and generates (see `base`)."""
 
 from __future__ import annotations
 

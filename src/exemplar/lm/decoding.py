@@ -58,20 +58,25 @@ class LineDecoder:
     def __init__(self, model: Any, tokenizer: Any, *, name: str, max_new_tokens: int) -> None:
         self.model, self.tokenizer, self.name = model, tokenizer, name
         self.max_new_tokens = max_new_tokens
-        self.tokens_computed = 0
         self._ends = end_tokens(model, tokenizer)
 
-    def lines(self, prompts: Sequence[Sequence[int]]) -> list[str]:
-        """Return the lines that follow the prompts of one batch."""
+    @torch.inference_mode()
+    def lines(self, prompts: Sequence[Sequence[int]]) -> tuple[list[str], list[int], int]:
+        """Decode one batch of prompts.
+
+        Returns the lines, the tokens of each prompt with its line, and the tokens computed.
+        """
         inputs_BL, mask_BL = self._pad(prompts)
         lines_B: list[list[int]] = [[] for _ in prompts]
         rows = list(range(len(prompts)))  # the prompts that the rows of the batch belong to
         logits_BV, cache = self._forward(inputs_BL, mask_BL, None)
         tokens = [self._first(logits_V) for logits_V in logits_BV]
+        computed = inputs_BL.numel()
         for step in range(self.max_new_tokens):
             if step > 0:
                 inputs = torch.tensor(tokens, device=inputs_BL.device)[:, None]
                 logits_BV, cache = self._forward(inputs, mask_BL, cache)
+                computed += len(tokens)
                 check_finite(logits_BV.amax(-1), self.name)
                 tokens = logits_BV.argmax(-1).tolist()
             going = []
@@ -90,7 +95,9 @@ class LineDecoder:
                 mask_BL = mask_BL[index]
                 rows, tokens = [rows[row] for row in going], [tokens[row] for row in going]
             mask_BL = torch.cat([mask_BL, mask_BL.new_ones(len(rows), 1)], dim=1)
-        return [self._text(line).split("\n", 1)[0].strip() for line in lines_B]
+        texts = [self._text(line).split("\n", 1)[0].strip() for line in lines_B]
+        sizes = [len(prompt) + len(line) for prompt, line in zip(prompts, lines_B, strict=True)]
+        return texts, sizes, computed
 
     def _pad(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         longest = max(len(prompt) for prompt in prompts)
@@ -113,7 +120,6 @@ class LineDecoder:
             use_cache=True,
             logits_to_keep=1,
         )
-        self.tokens_computed += inputs.numel()
         return output.logits[:, -1].float(), output.past_key_values
 
     def _first(self, logits_V: torch.Tensor) -> int:

@@ -7,6 +7,8 @@ it is kept in a cache folder, named by the file's content, the precision and tra
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,8 +64,11 @@ def _convert(file: Path, folder: Path, dtype: torch.dtype) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype)
+        with contextlib.redirect_stderr(io.StringIO()):  # transformers' bar over weights
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+            model = AutoModelForCausalLM.from_pretrained(
+                file.parent, gguf_file=file.name, dtype=dtype
+            )
     except (ValueError, KeyError, OSError, ImportError) as error:
         raise ModelError(
             f"transformers cannot read the GGUF file {file}: {error}. Expected a causal language "

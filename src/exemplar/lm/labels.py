@@ -13,10 +13,9 @@ END = -1
 """Option at a branching: the label is complete, nothing of it follows."""
 
 Prefix = tuple[int, ...]
-Branchings = dict[Prefix, list[int]]
 
 
-def branchings(sequences: Sequence[Sequence[int]]) -> Branchings:
+def branchings(sequences: Sequence[Sequence[int]]) -> list[tuple[Prefix, list[int]]]:
     """Return the prefixes after which the sequences part, each with its options (token or `END`).
 
     Where the labels' first tokens all differ, that is one prefix: the prompt. Options keep the
@@ -30,7 +29,7 @@ def branchings(sequences: Sequence[Sequence[int]]) -> Branchings:
     for sequence in sequences:
         for length in range(common, len(sequence) + 1):
             found.setdefault(tuple(sequence[:length]), {})[_option(sequence, length)] = None
-    return {prefix: list(options) for prefix, options in found.items() if len(options) > 1}
+    return [(prefix, list(options)) for prefix, options in found.items() if len(options) > 1]
 
 
 def descend(sequences: Sequence[Sequence[int]], choose: Callable[[Prefix, list[int]], int]) -> int:

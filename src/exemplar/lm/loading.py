@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from exemplar.errors import ConfigError, ModelError
+from exemplar.lm.exactness import check_packing
 from exemplar.lm.gguf import converted
 from exemplar.lm.transformers import TransformersLM
 from exemplar.models import resolve
@@ -38,10 +40,13 @@ def load(
             path = str(converted(Path(path), precision, cache))
         model, tokenizer = _open(ref, path, precision)
     refuse_inexact(ref, model.config, max_length)
+    model = model.to(device)
+    if precision != torch.float32:
+        project_in_float32(model)
     lm = TransformersLM(
-        model.to(device), tokenizer, name=ref, max_length=max_length, batch_tokens=batch_tokens
+        model, tokenizer, name=ref, max_length=max_length, batch_tokens=batch_tokens
     )
-    lm.check_packing()
+    check_packing(lm)
     return lm
 
 
@@ -67,7 +72,7 @@ def refuse_inexact(ref: str, config: Any, max_length: int) -> None:
     """Raise where attention depends on more than the set of ancestors and their depths.
 
     Windowed attention and position scaling that changes with length are exact only while no
-    sequence reaches the window; the rest is measured by `TransformersLM.check_packing`.
+    sequence reaches the window; the rest is measured by `exactness.check_packing`.
     """
     config = config.get_text_config()
     limits = {"its position limit": getattr(config, "max_position_embeddings", None)}
@@ -111,6 +116,17 @@ def _open(ref: str, path: str, dtype: torch.dtype) -> tuple[Any, Any]:
             "cannot be told from the prompt's. Give a model with a tokenizer.json (a fast one)."
         )
     return model, tokenizer
+
+
+def project_in_float32(model: Any) -> None:
+    """Give the model a vocabulary projection in float32.
+
+    Logits of 20 to 40 are rounded to multiples of 1/8 in bfloat16: too coarse for differences
+    between candidates. The copy costs vocabulary x width x 4 bytes.
+    """
+    head = copy.deepcopy(model.get_output_embeddings()).float()
+    head.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+    model.set_output_embeddings(head)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -38,22 +39,22 @@ class PackCost:
 class Pack:
     """A prefix trie of several sequences as one row, in depth-first order.
 
-    `depths_T`: distance from the root, the position that the model must see. `ends_T`: one past
-    the last descendant. `members`: indices of the sequences in it. `paths[i]`: the nodes that spell
-    sequence `members[i]`.
+    `tokens` (T,): the token of each node. `depths` (T,): its distance from the root, the position
+    that the model must see. `ends` (T,): one past its last descendant. `members`: indices of the
+    sequences in the pack. `paths[i]`: the nodes that spell sequence `members[i]`.
     """
 
-    tokens_T: IntArray
-    depths_T: IntArray
-    ends_T: IntArray
+    tokens: IntArray
+    depths: IntArray
+    ends: IntArray
     members: tuple[int, ...]
     paths: tuple[IntArray, ...]
 
-    def visible_TT(self) -> BoolArray:
-        """Return which nodes (columns) each node (row) attends to: its ancestors and itself."""
-        nodes_T = np.arange(len(self.tokens_T))
+    def visible(self) -> BoolArray:
+        """Return the mask (T, T): each node (row) sees its ancestors and itself (columns)."""
+        nodes_T = np.arange(len(self.tokens))
         at_or_after_TT = nodes_T[None, :] <= nodes_T[:, None]
-        result: BoolArray = at_or_after_TT & (nodes_T[:, None] < self.ends_T[None, :])
+        result: BoolArray = at_or_after_TT & (nodes_T[:, None] < self.ends[None, :])
         return result
 
 
@@ -65,11 +66,10 @@ def packs(sequences: Sequence[Sequence[int]], *, max_nodes: int, cost: PackCost)
     caller.
     """
     assert all(len(sequence) > 0 for sequence in sequences)
-    order = sorted(range(len(sequences)), key=lambda index: sequences[index])
+    order = sorted(range(len(sequences)), key=lambda index: tuple(sequences[index]))
     lengths = [len(sequences[index]) for index in order]
     shared = [0] + [
-        _shared_prefix(sequences[before], sequences[after])
-        for before, after in zip(order, order[1:], strict=False)
+        _shared_prefix(sequences[before], sequences[after]) for before, after in pairwise(order)
     ]
     for start, end in _partition(lengths, shared, max_nodes, cost):
         members = order[start:end]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from exemplar.records import Candidates, Example
-from exemplar.retrieval.ranking import by_task, excluder, pool_of, require_candidates
+from exemplar.retrieval.ranking import by_task, excluder, require_candidates, require_pool
 from exemplar.seeding import derive_seed, rng
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ def random_candidates(
     excluders = {task: excluder(examples) for task, examples in pools.items()}
     results = []
     for query in queries:
-        candidates = pool_of(query.task, pools)
+        require_pool(query.task, pools)
+        candidates = pools[query.task]
         excluded = excluders[query.task](query)
         num_drawn = min(k + len(excluded), len(candidates))
         drawn = rng(seed, "random", query.example_id).sample(range(len(candidates)), num_drawn)
@@ -58,8 +59,9 @@ def kmeans_candidates(
     pools = by_task(pool)
     chosen: dict[str, list[tuple[Example, float]]] = {}
     for task in by_task(queries):
+        require_pool(task, pools)
         description = progress and f"{progress}: {task}"
-        chosen[task] = _central(pool_of(task, pools), encoder, k, seed, description)
+        chosen[task] = _central(pools[task], encoder, k, seed, description)
     results = []
     for query in queries:
         members = chosen[query.task]

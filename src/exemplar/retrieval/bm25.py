@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from exemplar.errors import ConfigError
 from exemplar.records import Candidates, Example
-from exemplar.retrieval.ranking import by_task, excluder, pool_of, require_candidates, top_k
+from exemplar.retrieval.ranking import by_task, excluder, require_candidates, require_pool, top_k
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,7 +56,8 @@ def bm25_candidates(
     found: dict[str, Candidates] = {}
     with tqdm(total=len(queries), desc=progress, disable=progress is None) as bar:
         for task, task_queries in of_task.items():
-            candidates = pool_of(task, pools)
+            require_pool(task, pools)
+            candidates = pools[task]
             index = _Index(candidates, method=method, k1=k1, b=b)
             excluded = excluder(candidates)
             for query in task_queries:

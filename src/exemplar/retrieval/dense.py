@@ -5,14 +5,15 @@ Shape suffixes: Q queries, P pool examples, D embedding size.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from exemplar.data.io import atomic_folder, fingerprint, read_records, write_records
 from exemplar.errors import DataError
 from exemplar.records import Candidates, Example
-from exemplar.retrieval.ranking import by_task, excluder, pool_of, require_candidates
+from exemplar.retrieval.ranking import by_task, excluder, require_candidates, require_pool
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +23,7 @@ _INDEX, _POOL = "index.faiss", "pool.parquet"
 # Similarities are compared to six decimals: the last bits of a float32 product depend on the
 # block it was computed in, and would order equal texts differently from machine to machine.
 _DECIMALS = 6
+_QUERIES_AT_ONCE = 1024
 
 
 class TextEncoder(Protocol):
@@ -57,8 +59,10 @@ class PoolIndex:
             )
         position = {task: number for number, task in enumerate(by_task(pool))}
         order = sorted(range(len(pool)), key=lambda row: position[pool[row].task])
+        if order != list(range(len(pool))):  # a copy of all embeddings, only where it is needed
+            embeddings_PD = embeddings_PD[order]
         index = faiss.IndexFlatIP(embeddings_PD.shape[1])
-        index.add(np.ascontiguousarray(embeddings_PD[order], dtype=np.float32))
+        index.add(np.ascontiguousarray(embeddings_PD, dtype=np.float32))
         self._set([pool[row] for row in order], index)
 
     def _set(self, pool: list[Example], index: Any) -> None:
@@ -69,7 +73,6 @@ class PoolIndex:
         for task, examples in by_task(pool).items():
             self._spans[task] = (start, start + len(examples))
             start += len(examples)
-        self._excluded = excluder(pool)
 
     @classmethod
     def build(
@@ -83,9 +86,10 @@ class PoolIndex:
         """The tasks of the pool."""
         return tuple(self._spans)
 
-    def excluded(self, query: Example) -> set[int]:
-        """Return the positions in `pool` that a query may not see (see `ranking.exclusion`)."""
-        return self._excluded(query)
+    @cached_property
+    def excluded(self) -> Callable[[Example], set[int]]:
+        """From a query to the positions in `pool` that it may not see (`ranking.excluder`)."""
+        return excluder(self.pool)
 
     def search(
         self,
@@ -104,9 +108,9 @@ class PoolIndex:
         import faiss
 
         if task is not None:
-            pool_of(task, dict.fromkeys(self._spans, []))
+            require_pool(task, self._spans)
         start, stop = (0, len(self.pool)) if task is None else self._spans[task]
-        parameters = faiss.SearchParameters(sel=faiss.IDSelectorRange(start, stop))
+        parameters = faiss.SearchParameters(sel=faiss.IDSelectorRange(start, stop))  # type: ignore[call-arg]
         hidden = excluded or [()] * len(embeddings_QD)
         most = max((len(positions) for positions in hidden), default=0)
         results: list[list[Hit]] = [[] for _ in hidden]
@@ -167,6 +171,8 @@ def dense_candidates(
     a `PoolIndex` in place of the pool to embed it once for several searches. Scope, exclusions and
     errors are those of `bm25_candidates`.
     """
+    from tqdm.auto import tqdm
+
     index = pool
     if not isinstance(index, PoolIndex):
         index = PoolIndex.build(index, encoder, progress=progress and f"{progress}: pool")
@@ -177,18 +183,22 @@ def dense_candidates(
     for row, query in enumerate(queries):
         rows.setdefault(query.task if scope == "task" else None, []).append(row)
     found: dict[int, Candidates] = {}
-    for task, members in rows.items():
-        hits = index.search(
-            embeddings_QD[members],
-            k=k,
-            task=task,
-            excluded=[index.excluded(queries[row]) for row in members],
-        )
-        for row, row_hits in zip(members, hits, strict=True):
-            require_candidates(queries[row], len(row_hits))
-            found[row] = Candidates(
-                query_id=queries[row].example_id,
-                candidate_ids=tuple(hit.example.example_id for hit in row_hits),
-                similarities=tuple(hit.similarity for hit in row_hits),
-            )
+    with tqdm(total=len(queries), desc=progress, disable=progress is None) as bar:
+        for task, of_task in rows.items():
+            for start in range(0, len(of_task), _QUERIES_AT_ONCE):
+                members = of_task[start : start + _QUERIES_AT_ONCE]
+                excluded = [index.excluded(queries[row]) for row in members]
+                hits = index.search(embeddings_QD[members], k=k, task=task, excluded=excluded)
+                for row, row_hits in zip(members, hits, strict=True):
+                    found[row] = _candidates(queries[row], row_hits)
+                bar.update(len(members))
     return [found[row] for row in range(len(queries))]
+
+
+def _candidates(query: Example, hits: Sequence[Hit]) -> Candidates:
+    require_candidates(query, len(hits))
+    return Candidates(
+        query_id=query.example_id,
+        candidate_ids=tuple(hit.example.example_id for hit in hits),
+        similarities=tuple(hit.similarity for hit in hits),
+    )

@@ -15,21 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from exemplar import models
-from exemplar.data.io import atomic_folder, read_json, write_json
+from exemplar.data.io import atomic_folder
 from exemplar.errors import ModelError
+from exemplar.models import quiet_transformers
+from exemplar.retrieval import model_folder
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 DEFAULT_MAX_LENGTH = 256
-"""Tokens a text is cut to where neither the caller nor the model says otherwise (paper, table 7)."""
+"""Tokens a text is cut to where neither caller nor model says otherwise (paper, table 7)."""
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # On a CPU small batches stay in its cache: 2,048 took a third less time than 16,384 on MiniLM.
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
-_POOLING_FLAG = "pooling_mode_mean_tokens"
 
 
 class Encoder:
@@ -64,12 +64,10 @@ class Encoder:
         256 where it records none. `device` None takes the GPU where there is one. Raises
         `ModelError` where there is no model, or one that pools otherwise than by the mean.
         """
-        from transformers import AutoTokenizer
-
-        folder = _folder(str(ref))
-        transformer, recorded = _read_modules(folder)
-        model = _load_weights(transformer)
-        tokenizer = AutoTokenizer.from_pretrained(str(transformer))
+        folder = model_folder.find(str(ref))
+        transformer, recorded = model_folder.read_modules(folder)
+        model = model_folder.load_weights(transformer)
+        tokenizer = model_folder.load_tokenizer(transformer)
         length = _length(max_length, recorded, model, tokenizer, folder)
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -123,7 +121,8 @@ class Encoder:
         """Return the float32 unit vectors (N, D) of texts, in the order given.
 
         Equal texts are computed once. Batches hold texts of like length, at most `batch_tokens`
-        tokens with padding (None: what suits the device). Raises `ModelError` where the model gives NaN or infinity.
+        tokens with padding (None: what suits the device). Raises `ModelError` where the model
+        gives NaN or infinity.
         """
         import numpy as np
         from tqdm.auto import tqdm
@@ -142,14 +141,7 @@ class Encoder:
             ):
                 for rows in _batches([len(ids) for ids in token_ids], batch_tokens):
                     batch_BD = self.embed_tokens([token_ids[row] for row in rows]).cpu()
-                    finite_B = torch.isfinite(batch_BD).all(dim=1)
-                    if not bool(finite_B.all()):
-                        text = unique[rows[int((~finite_B).nonzero()[0])]]
-                        raise ModelError(
-                            f"the encoder gave a value that is not finite for the text {text[:80]!r}. "
-                            "Its weights are broken, perhaps by training that diverged: train it "
-                            "again with a lower learning rate, or use dtype float32."
-                        )
+                    _check_finite(batch_BD, [unique[row] for row in rows])
                     embeddings_ND[rows] = batch_BD.numpy()
                     bar.update(len(rows))
         finally:
@@ -169,37 +161,22 @@ class Encoder:
     def save(self, folder: str | Path) -> None:
         """Write a folder that plain sentence-transformers opens, whole or not at all."""
         with atomic_folder(Path(folder)) as path:
-            with models.quiet_transformers():
+            with quiet_transformers():
                 self.model.save_pretrained(path)
                 self.tokenizer.save_pretrained(path)
             (path / "model.safetensors").chmod(0o644)  # written readable by its owner alone
-            module = "sentence_transformers.models"
-            modules = [
-                {"idx": 0, "name": "0", "path": "", "type": f"{module}.Transformer"},
-                {"idx": 1, "name": "1", "path": "1_Pooling", "type": f"{module}.Pooling"},
-                {"idx": 2, "name": "2", "path": "2_Normalize", "type": f"{module}.Normalize"},
-            ]
-            write_json(path / "modules.json", modules)
-            write_json(
-                path / "sentence_bert_config.json",
-                {"max_seq_length": self.max_length, "do_lower_case": False},
-            )
-            write_json(
-                path / "config_sentence_transformers.json",
-                {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"},
-            )
-            write_json(
-                path / "1_Pooling" / "config.json",
-                {
-                    "word_embedding_dimension": self.dimension,
-                    "pooling_mode_cls_token": False,
-                    _POOLING_FLAG: True,
-                    "pooling_mode_max_tokens": False,
-                    "pooling_mode_mean_sqrt_len_tokens": False,
-                },
-            )
-            (path / "2_Normalize").mkdir()
-            write_json(path / "2_Normalize" / "config.json", {})
+            model_folder.write_modules(path, max_length=self.max_length, dimension=self.dimension)
+
+
+def _check_finite(embeddings_BD: torch.Tensor, texts: Sequence[str]) -> None:
+    """Raise `ModelError` naming the first text whose embedding is not finite."""
+    finite_B = torch.isfinite(embeddings_BD).all(dim=1).tolist()
+    if not all(finite_B):
+        raise ModelError(
+            f"the encoder gave NaN or infinity for the text {texts[finite_B.index(False)][:80]!r}; "
+            "expected numbers. Its weights are broken, perhaps by training that diverged: train "
+            "it again with a lower learning rate, or compute in float32."
+        )
 
 
 def _batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
@@ -212,114 +189,12 @@ def _batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     return batches
 
 
-def _folder(ref: str) -> Path:
-    """Return the local folder of a model reference, from the hub's cache where it is a hub id."""
-    path = Path(models.resolve(ref))
-    if not path.exists():
-        path = _download(ref)
-    if not path.is_dir() or not (
-        (path / "config.json").is_file() or (path / "modules.json").is_file()
-    ):
-        holds = sorted(child.name for child in path.iterdir())[:8] if path.is_dir() else "a file"
-        raise ModelError(
-            f"{path} is no encoder: expected a folder with config.json (transformers) or "
-            f"modules.json (sentence-transformers), got {holds or 'an empty folder'}. Give the "
-            "folder of a model, or run the step that writes it (`dvc repro`)."
-        )
-    return path
-
-
-def _download(ref: str) -> Path:
-    """Fetch a model from the hub: settings, tokenizer and weights, safetensors where there are."""
-    from huggingface_hub import snapshot_download
-
-    apart = ["onnx/*", "openvino/*"]
-    try:
-        path = Path(
-            snapshot_download(
-                ref,
-                allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"],
-                ignore_patterns=apart,
-            )
-        )
-        if not any(path.rglob("*.safetensors")):
-            snapshot_download(ref, allow_patterns=["*.bin"], ignore_patterns=apart)
-    except (OSError, ValueError) as error:  # no such model, no permission, no network, no cache
-        raise ModelError(
-            f"model {ref!r} could not be had from the hub ({type(error).__name__}: {error}). "
-            "Check the name and the connection, or give a local folder or "
-            "package:<python package>/<folder>."
-        ) from error
-    return path
-
-
-def _read_modules(folder: Path) -> tuple[Path, int | None]:
-    """Return the transformer's folder and the recorded max_length of a model folder.
-
-    A folder without modules.json is a plain transformers model. Any module beside a transformer,
-    mean pooling and normalisation is refused: its part of the computation would be lost.
-    """
-    if not (folder / "modules.json").is_file():
-        return folder, None
-    transformer: Path | None = None
-    for module in read_json(folder / "modules.json"):
-        kind, path = str(module["type"]).rsplit(".", 1)[-1], folder / module["path"]
-        if kind == "Transformer" and transformer is None:
-            transformer = path
-        elif kind == "Pooling":
-            config = read_json(path / "config.json")
-            flags = [name for name, on in config.items() if "pooling_mode_" in name and on]
-            mode = config.get("pooling_mode", ", ".join(flags))
-            if mode not in ("mean", _POOLING_FLAG):
-                raise ModelError(
-                    f"{folder} pools by {mode!r}; expected 'mean', the only pooling that the "
-                    "method uses (paper, section 3.3). Give a model that pools by the mean."
-                )
-        elif kind != "Normalize":
-            raise ModelError(
-                f"{folder} has a module {module['type']}; expected Transformer, Pooling and "
-                "Normalize alone. Give a model without it."
-            )
-    if transformer is None:
-        raise ModelError(f"{folder}: modules.json names no Transformer. Give a complete model.")
-    settings = transformer / "sentence_bert_config.json"
-    recorded = read_json(settings).get("max_seq_length") if settings.is_file() else None
-    return transformer, recorded
-
-
-def _load_weights(folder: Path) -> Any:
-    """Load the transformer in float32 and check that the checkpoint held all of its weights."""
-    from transformers import AutoModel
-
-    try:
-        with models.quiet_transformers():
-            model, info = AutoModel.from_pretrained(
-                str(folder), dtype=torch.float32, output_loading_info=True
-            )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(
-            f"{folder} holds no transformer that can be loaded ({type(error).__name__}: {error}). "
-            "Expected config.json with model_type, and model.safetensors. Give another model, or "
-            "remake this one."
-        ) from error
-    missing = sorted(info["missing_keys"])
-    if any(name.startswith("pooler.") for name in missing):
-        model.pooler = None  # mean pooling has no use for it, and its weights would be random
-    lost = [name for name in missing if not name.startswith("pooler.")]
-    if lost:
-        raise ModelError(
-            f"{folder}: {len(lost)} weights are missing from the checkpoint, the first being "
-            f"{lost[0]}; they would be random. Give a complete model."
-        )
-    return model
-
-
 def _length(
     asked: int | None, recorded: int | None, model: Any, tokenizer: Any, folder: Path
 ) -> int:
     """Return the max_length to use, checked against the positions that the model has."""
     positions = getattr(model.config, "max_position_embeddings", None)
-    most = min(positions or tokenizer.model_max_length, tokenizer.model_max_length)
+    most = min(int(positions or tokenizer.model_max_length), int(tokenizer.model_max_length))
     if asked is None:
         return min(recorded or DEFAULT_MAX_LENGTH, most)
     if not 2 < asked <= most:

@@ -6,7 +6,7 @@ Shape suffixes: Q queries, P pool examples.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from exemplar.errors import DataError, TaskError
@@ -91,14 +91,13 @@ def top_k(
     return indices, values
 
 
-def pool_of(task: str, pools: dict[str, list[Example]]) -> list[Example]:
-    """Return the pool of a task, or raise `TaskError` naming the tasks that have one."""
-    if task not in pools:
+def require_pool(task: str, tasks: Collection[str]) -> None:
+    """Raise `TaskError` where a task is not among those that have pool examples."""
+    if task not in tasks:
         raise TaskError(
             f"task {task!r} has queries but not one example in the pool; it has examples of "
-            f"{', '.join(sorted(pools)) or 'no task'}. Raise max_pool, or leave the task out."
+            f"{', '.join(sorted(tasks)) or 'no task'}. Raise max_pool, or leave the task out."
         )
-    return pools[task]
 
 
 def require_candidates(query: Example, num_found: int) -> None:

@@ -69,11 +69,11 @@ class _Entry:
             "description": self.typed("description", str, ""),
             "labels": tuple(dict.fromkeys(text for text in labels.values() if text is not None)),
             "label_values": labels,
-            "query_template": self.typed("query", str, ""),
+            "query_template": self.template("query"),
             "label_column": self.typed("label", str, ""),
             **self.choices(self.values.get("choices", [])),
             **self.gold(),
-            "answer_template": self.typed("answer", str, ""),
+            "answer_template": self.template("answer"),
             "group_column": self.typed("group", str, ""),
             "replacements": self.replacements(),
             "max_words": self.typed("max_words", int, 0),
@@ -111,6 +111,15 @@ class _Entry:
         if wrong or (kind is int and value < 0):
             self.refuse(key, f"expected a {kind.__name__} that says something, got {value!r}.")
         return value
+
+    def template(self, key: str) -> str:
+        text: str = self.typed(key, str, "")
+        around, found = PLACEHOLDER.subn("", text)
+        if text and (not found or "{" in around or "}" in around):
+            self.refuse(
+                key, f"expected placeholders like {{column}} or {{column.key}}, got {text!r}."
+            )
+        return text
 
     def one_of(self, key: str, known: tuple[str, ...]) -> str:
         value = self.values.get(key)

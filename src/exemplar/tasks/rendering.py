@@ -46,6 +46,7 @@ class _Row:
         spec = self.spec
         query = self.fill(spec.query_template, max_words=spec.max_words)
         choices: tuple[str, ...] = ()
+        answers: tuple[str, ...]
         gold = None
         if spec.kind == "classification":
             answers = (self.label(),)

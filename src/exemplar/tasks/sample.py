@@ -2,14 +2,15 @@
 
 Every text joins a topic (an article, a book, an event, shared by all answers) with an aspect that
 alone decides the answer and is told in many phrasings. Word overlap leads to the topic; a
-retriever that has learnt what helps the LM finds the aspect. Each aspect's phrasings are split:
-the test texts use phrasings that stand nowhere in the pool, as new texts in the world would.
+retriever that has learnt what helps the LM finds the aspect. As new texts in the world would,
+three in five test texts use a phrasing that stands nowhere in the pool, two in five a known one.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import yaml
@@ -22,7 +23,8 @@ from exemplar.tasks.spec import TaskSpec, load_catalog
 POOL_PER_TASK = 250
 TRAIN_PER_TASK = 72
 TEST_PER_TASK = 40
-_TEST_SHARE = 0.3  # of the phrasings of each kind
+_NEW_SHARE = 0.3  # of each kind's phrasings, kept out of the pool
+_NEW_IN_TEST = (True, False, True, False, True)  # whether a test text uses one of those, in turn
 _NUM_CHOICES = 4
 _MAX_DRAWS = 1000  # for one text that differs from all before it
 
@@ -44,52 +46,55 @@ def generate(seed: int) -> dict[str, list[Example]]:
     train: list[Example] = []
     test: list[Example] = []
     for spec in specs().values():
-        writing = material(spec.name)
-        phrasings = _split_phrasings(spec, writing, seed)
-        pool_of_task = _examples(spec, writing, phrasings["pool"], "pool", POOL_PER_TASK, seed)
+        pool_of_task, test_of_task = _write_task(spec, seed)
         pool += pool_of_task
-        test += _examples(spec, writing, phrasings["test"], "test", TEST_PER_TASK, seed)
+        test += test_of_task
         if not spec.held_out:
             train += pool_of_task[:TRAIN_PER_TASK]  # as balanced as the whole, see _examples
     return {"pool": pool, "train": train, "test": test}
 
 
-def _split_phrasings(
-    spec: TaskSpec, writing: Material, seed: int
-) -> dict[str, dict[str, list[str]]]:
-    """Return split -> key of the kind -> phrasings; none stands in both splits."""
-    split: dict[str, dict[str, list[str]]] = {"pool": {}, "test": {}}
-    for key, kind in writing.kinds.items():
-        ideas = list(kind.ideas)
-        rng(seed, "sample", spec.name, "phrasings", key).shuffle(ideas)
-        num_test = round(len(ideas) * _TEST_SHARE)
-        split["test"][key], split["pool"][key] = ideas[:num_test], ideas[num_test:]
-    return split
+def _write_task(spec: TaskSpec, seed: int) -> tuple[list[Example], list[Example]]:
+    """Return the task's pool and test examples."""
+    written = material(spec.name)
+    draw = rng(seed, "sample", spec.name)
+    for_pool: dict[str, Iterator[str]] = {}
+    for_test: dict[str, Iterator[str]] = {}
+    for key, kind in written.kinds.items():
+        phrasings = draw.sample(kind.ideas, len(kind.ideas))
+        num_new = round(len(phrasings) * _NEW_SHARE)
+        new, known = phrasings[:num_new], phrasings[num_new:]
+        for_pool[key] = _even_turns(known, draw)
+        for_test[key] = _mixed_turns(new, known, draw)
+    told: set[tuple[str, str]] = set()  # shared: no test text is a near duplicate of the pool's
+    pool = _examples(spec, written, for_pool, told, f"{spec.name}-pool", POOL_PER_TASK, draw)
+    test = _examples(spec, written, for_test, told, f"{spec.name}-test", TEST_PER_TASK, draw)
+    return pool, test
 
 
 def _examples(
     spec: TaskSpec,
-    writing: Material,
-    phrasings: dict[str, list[str]],
-    split: str,
+    written: Material,
+    phrasings: dict[str, Iterator[str]],
+    told: set[tuple[str, str]],
+    prefix: str,
     count: int,
-    seed: int,
+    draw: random.Random,
 ) -> list[Example]:
     """Return different examples; in any stretch of them all kinds are about equally frequent."""
-    draw = rng(seed, "sample", spec.name, split)
     kinds = _even_turns(list(phrasings), draw)
-    turns = {key: _even_turns(ideas, draw) for key, ideas in phrasings.items()}
-    seen: set[tuple[str, str]] = set()
     examples = []
     for number in range(count):
         key = next(kinds)
-        slots = _fresh_slots(writing, idea := next(turns[key]), seen, draw)
-        query = _compose(writing.frames, idea, slots, draw)
-        answer = fill(writing.kinds[key].answer, slots, draw)
-        choices = _choices(spec, writing.kinds, answer, draw)
+        idea = next(phrasings[key])
+        slots = _fresh_slots(written, idea, told, draw)
+        frame = draw.choice(written.frames)
+        query = fill(frame, slots | {"idea": fill(idea, slots, draw)}, draw)
+        answer = fill(written.kinds[key].answer, slots, draw)
+        choices = _choices(spec, written.kinds, answer, draw)
         examples.append(
             Example(
-                example_id=f"{spec.name}-{split}-{number:03d}",
+                example_id=f"{prefix}-{number:03d}",
                 task=spec.name,
                 query=query,
                 answers=(answer,),
@@ -106,21 +111,23 @@ def _even_turns(values: Sequence[str], draw: random.Random) -> Iterator[str]:
         yield from draw.sample(values, len(values))
 
 
+def _mixed_turns(new: Sequence[str], known: Sequence[str], draw: random.Random) -> Iterator[str]:
+    """Yield phrasings for ever, new and known ones in the turns of `_NEW_IN_TEST`."""
+    new_turns, known_turns = _even_turns(new, draw), _even_turns(known, draw)
+    for is_new in cycle(_NEW_IN_TEST):
+        yield next(new_turns if is_new else known_turns)
+
+
 def _fresh_slots(
-    writing: Material, idea: str, seen: set[tuple[str, str]], draw: random.Random
+    written: Material, idea: str, told: set[tuple[str, str]], draw: random.Random
 ) -> dict[str, str]:
-    """Return slots whose topic has not been told with this phrasing: no near duplicates."""
+    """Return slots whose topic has not been told with this phrasing yet."""
     for _ in range(_MAX_DRAWS):
-        slots = writing.draw_slots(draw)
-        if (told := (idea, slots[writing.topic_slot])) not in seen:
-            seen.add(told)
+        slots = written.draw_slots(draw)
+        if (text := (idea, slots[written.topic_slot])) not in told:
+            told.add(text)
             return slots
     raise AssertionError(f"every topic has been told with the phrasing {idea!r}")
-
-
-def _compose(frames: Sequence[str], idea: str, slots: dict[str, str], draw: random.Random) -> str:
-    """Return a text: the idea, filled, in one of the frames."""
-    return fill(draw.choice(frames), slots | {"idea": fill(idea, slots, draw)}, draw)
 
 
 def _choices(

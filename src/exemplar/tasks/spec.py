@@ -33,8 +33,9 @@ line would part two demonstrations. Lists are joined by ", " (lists of lists: " 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -86,24 +87,35 @@ class TaskSpec:
 
 
 def load_catalog(path: Path | None = None) -> dict[str, TaskSpec]:
-    """Return every task by name: the built-in catalogues and, if given, one's own file.
+    """Return every task by name: the built-in ones and, if given, those of one's own file.
 
     Raises `TaskError`, naming file, task and key, on anything the format does not know, and where
     two entries claim one name.
     """
-    files = sorted(Path(__file__).parent.glob("*catalog.yaml"))
-    catalog: dict[str, TaskSpec] = {}
-    for file in [*files, path] if path else files:
-        for name, entry in _read_yaml(file).items():
-            if name in catalog:
-                raise TaskError(f"{file}: task {name!r} is already defined. Choose another name.")
-            catalog[name] = TaskSpec(**parse(file, name, entry))
+    catalog = dict(_built_in())
+    if path:
+        _read_into(catalog, path)
     return {
         name: replace(spec, train_spec=catalog.get(spec.train_from, spec))
         if spec.train_from
         else spec
         for name, spec in catalog.items()
     }
+
+
+@cache
+def _built_in() -> Mapping[str, TaskSpec]:
+    catalog: dict[str, TaskSpec] = {}
+    for file in sorted(Path(__file__).parent.glob("*catalog.yaml")):
+        _read_into(catalog, file)
+    return catalog
+
+
+def _read_into(catalog: dict[str, TaskSpec], file: Path) -> None:
+    for name, entry in _read_yaml(file).items():
+        if name in catalog:
+            raise TaskError(f"{file}: task {name!r} is already defined. Choose another name.")
+        catalog[name] = TaskSpec(**parse(file, name, entry))
 
 
 def select(catalog: Mapping[str, TaskSpec], names: Iterable[str]) -> list[TaskSpec]:
@@ -132,6 +144,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         seen = set()
         for key_node, _value in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                break  # refused below, by YAML itself
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} stands twice", key_node.start_mark
@@ -142,7 +156,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
     except FileNotFoundError:
         raise TaskError(f"the task catalogue {file} does not exist.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

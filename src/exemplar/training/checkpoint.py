@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import pickle
 from dataclasses import dataclass, field
@@ -32,6 +33,14 @@ class State:
     best_update: int = 0
     best_figures: dict[str, float] = field(default_factory=dict)
     best_weights: dict[str, Tensor] = field(default_factory=dict)
+
+
+def identity_of(*parts: object) -> str:
+    """Return the sha256 of the parts' texts: what tells one training from another."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(f"{part!r}\n".encode())
+    return digest.hexdigest()
 
 
 def save(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from exemplar import models
 from exemplar.errors import ModelError
-from exemplar.training.optimisation import autocast, default_device, length_batches, seeded
+from exemplar.training.optimisation import autocast, default_device, length_batches, quiet, seeded
 
 Tokens: TypeAlias = list[int]
 
@@ -181,13 +181,9 @@ def load_cross_encoder(
 def _read(path: str, head_seed: int | None) -> tuple[Any, Any, list[str]]:
     """Return model, tokenizer and the weights that the checkpoint did not hold."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
-    from transformers.utils import logging
 
-    shows_bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
     try:
-        with seeded("reward_model_head", head_seed):
+        with quiet(), seeded("reward_model_head", head_seed):
             model, info = AutoModelForSequenceClassification.from_pretrained(
                 path,
                 num_labels=1,
@@ -195,15 +191,11 @@ def _read(path: str, head_seed: int | None) -> tuple[Any, Any, list[str]]:
                 output_loading_info=True,
                 ignore_mismatched_sizes=head_seed is not None,
             )
-        tokenizer = AutoTokenizer.from_pretrained(path)
+            tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(
             f"{path} holds no cross-encoder that can be loaded ({type(error).__name__}: {error}). "
             "Expected config.json with model_type, model.safetensors and a fast tokenizer. Give "
             "another model, or remake this one."
         ) from error
-    finally:
-        logging.set_verbosity(verbosity)
-        if shows_bars:
-            logging.enable_progress_bar()
     return model, tokenizer, sorted(info["missing_keys"])

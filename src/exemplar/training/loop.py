@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Required, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from exemplar import seeding
+from exemplar.data.io import atomic_folder, write_json
 from exemplar.errors import TrainingError
 from exemplar.training import checkpoint as checkpoints
 from exemplar.training.checkpoint import State
-from exemplar.training.optimisation import learning_rate_at, make_optimizer, seeded
+from exemplar.training.optimisation import learning_rate_at, make_optimizer, quiet, seeded
 
 HELD_OUT = "held_out/"
 """Prefix of figures on held-out queries, in history and summary."""
@@ -43,6 +45,55 @@ class TrainingReport:
     history: list[dict[str, float]]
     summary: dict[str, Any]
 
+    def write(self, folder: Path) -> None:
+        """Write `training.json` into a model folder."""
+        write_json(folder / "training.json", {"summary": self.summary, "history": self.history})
+
+
+class Trainee(Protocol):
+    """A model with what belongs to it: the cross-encoder or the bi-encoder."""
+
+    model: Any
+    dtype: str
+
+    def save(self, folder: Path) -> None:
+        """Write all that it takes to load it again."""
+
+
+class Lesson(Protocol):
+    """What a model is taught, and how it is examined.
+
+    `counts`: facts for the summary. `data`: all records behind it, to tell checkpoints apart.
+    """
+
+    counts: dict[str, int]
+    data: Sequence[object]
+
+    def loss_at(self, update: int) -> Mapping[str, Tensor]:
+        """Return "loss" and its parts for update 0, 1, ..."""
+
+    def evaluate(self) -> dict[str, float]:
+        """Return figures on held-out queries, among them "loss"."""
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments of `train` that the trainings of both models pass through.
+
+    `warmup`, `eval_every`, `log_every`, `save_every` count updates; `clip` bounds the norm of
+    the gradient; `checkpoint` is a file; `progress` names the progress bar, None for none.
+    """
+
+    num_updates: Required[int]
+    learning_rate: Required[float]
+    warmup: Required[int]
+    eval_every: Required[int]
+    clip: float
+    weight_decay: float
+    log_every: int
+    checkpoint: Path | None
+    save_every: int
+    progress: str | None
+
 
 def train(
     model: nn.Module,
@@ -54,14 +105,14 @@ def train(
     learning_rate: float,
     warmup: int,
     eval_every: int,
-    clip_norm: float = 1.0,
+    clip: float = 1.0,
     weight_decay: float = 0.0,
     log_every: int = 10,
-    seed: int = 0,
     checkpoint: Path | None = None,
     save_every: int = 200,
-    identity: str = "",
     progress: str | None = None,
+    seed: int = 0,
+    identity: str = "",
 ) -> TrainingReport:
     """Train `model` in place and leave it with its best weights, in evaluation mode.
 
@@ -72,12 +123,15 @@ def train(
     the number of the update.
 
     With `checkpoint` the whole state is saved every `save_every` updates, and a later call with
-    the same `identity` (any text that tells settings and data apart) continues from there; the
-    caller deletes the file once the model is safe. Raises `TrainingError` where loss or gradient
-    is not finite, and on settings that cannot be.
+    the same settings and `identity` (a text that tells data and models apart) continues from
+    there; the caller deletes the file once the model is safe. Raises `TrainingError` where loss or
+    gradient is not finite, and on settings that cannot be.
     """
-    _check_settings(num_updates, learning_rate, warmup, clip_norm, eval_every)
+    _check_settings(num_updates, learning_rate, warmup, clip, eval_every)
     optimizer = make_optimizer(model, weight_decay)
+    identity = checkpoints.identity_of(
+        identity, seed, num_updates, learning_rate, warmup, eval_every, clip, weight_decay
+    )
     state = checkpoints.load(checkpoint, identity, model, optimizer)
     if state is None:
         state = State()
@@ -92,7 +146,7 @@ def train(
                 state.update, peak=learning_rate, warmup=warmup, num_updates=num_updates
             )
             with seeded(seed, "dropout", state.update):
-                row = _update(model, optimizer, loss_at, state.update, lr, clip_norm)
+                row = _update(model, optimizer, loss_at, state.update, lr, clip)
             state.update += 1
             state.window.append(row)
             state.seconds = time.perf_counter() - started
@@ -110,13 +164,47 @@ def train(
     return TrainingReport(state.history, _summary(state, time.perf_counter() - started))
 
 
+def train_into(
+    out: Path,
+    trainee: Trainee,
+    lesson: Lesson,
+    *,
+    best_by: str,
+    seeds: Sequence[object],
+    settings: Sequence[object],
+    **options: Unpack[Options],
+) -> TrainingReport:
+    """Train `trainee` by `lesson` and write the folder `out`: the model and `training.json`.
+
+    `seeds` and `settings`: what a checkpoint must have been made with to be continued. The
+    checkpoint is deleted once the folder is in place. Errors as for `train`.
+    """
+    checkpoint = options.get("checkpoint")
+    report = train(
+        trainee.model,
+        lesson.loss_at,
+        lesson.evaluate,
+        best_by=best_by,
+        seed=seeding.derive_seed(*seeds),
+        identity=checkpoints.identity_of(seeds, settings, lesson.data) if checkpoint else "",
+        **options,
+    )
+    report.summary.update(lesson.counts, dtype=trainee.dtype)
+    with quiet(), atomic_folder(out) as folder:
+        trainee.save(folder)
+        report.write(folder)
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    return report
+
+
 def _update(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     loss_at: Callable[[int], Mapping[str, Tensor]],
     update: int,
     lr: float,
-    clip_norm: float,
+    clip: float,
 ) -> dict[str, float]:
     """Do one update and return its row: loss and parts, learning rate, gradient norm."""
     try:
@@ -127,7 +215,7 @@ def _update(
     _refuse_divergence(update, "loss", row["loss"])
     parts["loss"].backward()  # type: ignore[no-untyped-call]
     trained = [weight for weight in model.parameters() if weight.requires_grad]
-    norm = float(nn.utils.clip_grad_norm_(trained, clip_norm))
+    norm = float(nn.utils.clip_grad_norm_(trained, clip))
     _refuse_divergence(update, "gradient norm", norm)
     for group in optimizer.param_groups:
         group["lr"] = lr
@@ -185,13 +273,13 @@ def _summary(state: State, seconds: float) -> dict[str, Any]:
 
 
 def _check_settings(
-    num_updates: int, learning_rate: float, warmup: int, clip_norm: float, eval_every: int
+    num_updates: int, learning_rate: float, warmup: int, clip: float, eval_every: int
 ) -> None:
     settings = (
         ("num_updates", num_updates, "1 or more", num_updates >= 1),
         ("learning_rate", learning_rate, "above 0", learning_rate > 0),
         ("warmup", warmup, f"0 to {num_updates - 1}", 0 <= warmup < num_updates),
-        ("clip_norm", clip_norm, "above 0", clip_norm > 0),
+        ("clip", clip, "above 0", clip > 0),
         ("eval_every", eval_every, "1 or more", eval_every >= 1),
     )
     wrong = [f"{name} is {got} (expected {wanted})" for name, got, wanted, ok in settings if not ok]

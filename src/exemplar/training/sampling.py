@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import count
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from exemplar import seeding
-from exemplar.errors import TrainingError
-from exemplar.records import Example, LlmScores, Rewards
+from exemplar.errors import DataError, TrainingError
+from exemplar.records import Candidates, Example, LlmScores, Rewards
 
 Group: TypeAlias = tuple[int, tuple[int, ...]]
 """Indices into `candidate_ids`: the positive and its negatives."""
@@ -92,30 +91,45 @@ def _draw(
     return positive, tuple(negatives)
 
 
+def require_examples(
+    examples_by_id: Mapping[str, Example], records: Iterable[LlmScores | Rewards | Candidates]
+) -> None:
+    """Raise `DataError` where a query or a candidate of `records` is no known example."""
+    for record in records:
+        for example_id in (record.query_id, *record.candidate_ids):
+            if example_id not in examples_by_id:
+                raise DataError(
+                    f"{type(record).__name__} of query {record.query_id!r} names the example "
+                    f"{example_id!r}, which is neither in the pool nor among the queries. The "
+                    "files were made from different data: remake them with `dvc repro`."
+                )
+
+
 def split_held_out(
-    queries: Sequence[Example], fraction: float, seed: int
+    queries: Sequence[Example], fraction: float, seed: int, *, most: int = 256
 ) -> tuple[list[Example], list[Example]]:
     """Split queries into (training, held out), task by task, each in the order given.
 
-    Of each task the share `fraction` is held out, rounded, but at least one query of a task that
-    has two. The draw leaves the round out: a query held out once is never trained on in a later
-    round, and the figures of rounds compare. Raises `TrainingError` where nothing can be held out.
+    Of each task the share `fraction` is held out, rounded, at least one query of a task that has
+    two, at most `most` / number of tasks. The draw leaves the round out: a query held out once is
+    trained on in no round, and the figures of rounds compare. Raises `TrainingError` where nothing
+    can be held out.
     """
     if not 0 < fraction < 1:
-        raise TrainingError(
-            f"expected eval_fraction between 0 and 1, both excluded; got {fraction}."
-        )
+        raise TrainingError(f"expected eval_fraction between 0 and 1, both excluded: {fraction}.")
     by_task: dict[str, list[str]] = defaultdict(list)
     for query in queries:
         by_task[query.task].append(query.example_id)
     held_out: set[str] = set()
-    for task, ids in by_task.items():
-        wanted = min(max(1, round(fraction * len(ids))), len(ids) - 1)
-        held_out.update(seeding.rng(seed, "held_out", task).sample(sorted(ids), wanted))
+    for ids in by_task.values():
+        wanted = min(round(fraction * len(ids)), most // len(by_task))
+        wanted = min(max(1, wanted), len(ids) - 1)
+        draw = sorted(ids, key=lambda example_id: seeding.derive_seed(seed, "held_out", example_id))
+        held_out.update(draw[:wanted])
     if not held_out:
         raise TrainingError(
-            f"{len(queries)} queries in {len(by_task)} tasks have a positive and a negative; at "
-            "least one task needs two, one to train on and one to hold out. Score more queries."
+            f"{len(queries)} queries in {len(by_task)} tasks came; at least one task needs two, "
+            "one to train on and one to hold out. Score more queries."
         )
     return (
         [query for query in queries if query.example_id not in held_out],
@@ -143,27 +157,34 @@ def epoch_batches(
     return rng.sample(batches, len(batches))
 
 
-def batch_stream(
-    queries: Sequence[Example],
-    batch_size: int,
-    *,
-    seed: tuple[object, ...],
-    start: int = 0,
-    homogeneous: bool = False,
-) -> Iterator[tuple[int, list[Example]]]:
-    """Yield (epoch, batch) for update `start`, `start` + 1, ... without end.
+class Batches:
+    """The batches of a training, by the number of the update.
 
-    What an update sees depends on `seed` and its number alone, so a run that continues sees what
-    it would have seen. Raises `TrainingError` where there are no queries.
+    What an update sees depends on the seed and its number alone, so that a training that was
+    killed and continues sees what it would have seen.
     """
-    if not queries:
-        raise TrainingError("there is no query to train on: none has a positive and a negative.")
 
-    def batches_of(epoch: int) -> list[list[Example]]:
-        generator = seeding.rng(*seed, "epoch", epoch)
-        return epoch_batches(queries, batch_size, generator, homogeneous=homogeneous)
+    def __init__(
+        self, queries: Sequence[Example], batch_size: int, *seed: object, homogeneous: bool = False
+    ) -> None:
+        if not queries:
+            raise TrainingError(
+                "there is no query to train on: none has both a positive and a negative among its "
+                "candidates. Score more candidates, or more queries."
+            )
+        self._queries, self._batch_size, self._seed = queries, batch_size, seed
+        self._homogeneous = homogeneous
+        self._epoch, self._batches = 0, self._draw(0)
 
-    first, skipped = divmod(start, len(batches_of(0)))  # every epoch has as many batches
-    for epoch in count(first):
-        yield from ((epoch, batch) for batch in batches_of(epoch)[skipped:])
-        skipped = 0
+    def _draw(self, epoch: int) -> list[list[Example]]:
+        generator = seeding.rng(*self._seed, "batches", epoch)
+        return epoch_batches(
+            self._queries, self._batch_size, generator, homogeneous=self._homogeneous
+        )
+
+    def at(self, update: int) -> tuple[int, list[Example]]:
+        """Return the epoch and the queries of an update, both counted from 0."""
+        epoch, place = divmod(update, len(self._batches))  # every epoch has as many batches
+        if epoch != self._epoch:
+            self._epoch, self._batches = epoch, self._draw(epoch)
+        return epoch, self._batches[place]

@@ -1,0 +1,35 @@
+"""The entry script of the registered model: MLflow stores this file and runs it on loading.
+
+It needs the package exemplar where it is loaded, and nothing else of the project.
+"""
+
+import warnings
+
+from mlflow.exceptions import MlflowException
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
+
+from exemplar import serving
+from exemplar.errors import ExemplarError
+
+# MLflow asks for type hints on `predict` when the class is made, whatever the filters say. With
+# hints it would replace the signature that the model is stored with.
+with warnings.catch_warnings(record=True):
+
+    class ServedRetriever(PythonModel):
+        """Queries in (query, and optionally task; parameter k), demonstrations and prompts out."""
+
+        def load_context(self, context):
+            """Load the encoder and the embedded pool, once."""
+            self.retriever = serving.Retriever.load(context.artifacts["bundle"])
+
+        def predict(self, context, model_input, params=None):
+            """Answer a table of queries; one that cannot be answered is the client's error."""
+            k = int((params or {}).get("k", serving.DEFAULT_K))
+            try:
+                return serving.answer(self.retriever, model_input, k=k)
+            except ExemplarError as error:
+                raise MlflowException.invalid_parameter_value(str(error)) from error
+
+
+set_model(ServedRetriever())

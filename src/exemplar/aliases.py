@@ -1,0 +1,144 @@
+"""Which registered version is in use: the aliases, promotion and rollback.
+
+    challenger   the last version registered that has not become champion
+    champion     the version that answers queries
+    previous     the champion before it, where rollback returns to
+
+A move of aliases is first written down as a tag of the registered model, then carried out in one
+order, `champion` last. Killed anywhere, it leaves `champion` on a whole version, the old one or
+the new, and the next `promote` or `rollback` finishes it first. MLflow has no locks: let one
+process at a time move aliases.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from exemplar.errors import RegistryError
+from exemplar.tracking import Store, explained
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import RegisteredModel
+
+CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
+
+_MOVING = "exemplar.moving"  # tag: the move that is under way
+_REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[^/@]+))")
+
+
+def promote(store: Store, name: str, version: str) -> None:
+    """Make `version` the champion and keep the old champion as `previous`.
+
+    Repeating it changes nothing. Raises `RegistryError` for a version that does not exist.
+    """
+    with explained(f"promoting version {version} of {name!r} in {store.uri}"):
+        known = _versions(store, name)
+        if version not in known:
+            raise RegistryError(
+                f"Model {name!r} has no version {version!r}; it has {', '.join(known) or 'none'}. "
+                "Register it first, or name one of those."
+            )
+        _finish(store, name)
+        aliases = aliases_of(store, name)
+        old = aliases.get(CHAMPION)
+        if old == version:
+            return
+        moves: dict[str, str | None] = {} if old is None else {PREVIOUS: old}
+        if aliases.get(CHALLENGER) == version:
+            moves[CHALLENGER] = None
+        _move(store, name, "promote", {**moves, CHAMPION: version})
+
+
+def rollback(store: Store, name: str) -> str:
+    """Return to the previous champion and give its version.
+
+    The two change places, so a second rollback undoes the first. A rollback that was killed is
+    finished rather than repeated. Raises `RegistryError` where there is nothing to return to.
+    """
+    with explained(f"rolling {name!r} back in {store.uri}"):
+        if _finish(store, name) != "rollback":
+            aliases = aliases_of(store, name)
+            current, target = aliases.get(CHAMPION), aliases.get(PREVIOUS)
+            if current is None or target is None:
+                raise RegistryError(
+                    f"Model {name!r} has nothing to roll back to: that takes a champion and a "
+                    f"previous one, so two promotions. Its aliases at {store.uri}: "
+                    f"{_listed(aliases)}."
+                )
+            _move(store, name, "rollback", {PREVIOUS: current, CHAMPION: target})
+        return aliases_of(store, name)[CHAMPION]
+
+
+def aliases_of(store: Store, name: str) -> dict[str, str]:
+    """Return the aliases with their versions; none where the model is not registered."""
+    model = _model(store, name)
+    return {} if model is None else {alias: str(at) for alias, at in model.aliases.items()}
+
+
+def resolve(store: Store, reference: str) -> tuple[str, str]:
+    """Return the model's name and the version that a models:/ reference names."""
+    match = _REFERENCE.fullmatch(reference)
+    if match is None:
+        raise RegistryError(
+            f"{reference!r} is no model reference; expected models:/<name>@<alias> or "
+            "models:/<name>/<version>, for example models:/exemplar-retriever@champion."
+        )
+    name, alias, version = match["name"], match["alias"], match["version"]
+    with explained(f"looking up {reference} in {store.uri}"):
+        versions = _versions(store, name)
+        if not versions:
+            registered = [model.name for model in store.client.search_registered_models()]
+            raise RegistryError(
+                f"{reference}: no model {name!r} is registered at {store.uri}; there are: "
+                f"{', '.join(registered) or 'none'}. Run the promotion step first (`dvc repro`)."
+            )
+        aliases = aliases_of(store, name)
+    found = aliases.get(alias) if alias else version
+    if found not in versions:
+        raise RegistryError(
+            f"{reference}: model {name!r} has no {'alias' if alias else 'version'} "
+            f"{alias or version!r}. Aliases: {_listed(aliases)}; versions: {', '.join(versions)}."
+        )
+    return name, found
+
+
+def _versions(store: Store, name: str) -> list[str]:
+    found = store.client.search_model_versions(_named(name), max_results=10_000)
+    return [str(item.version) for item in found]
+
+
+def _move(store: Store, name: str, action: str, aliases: Mapping[str, str | None]) -> None:
+    intention = json.dumps({"action": action, "aliases": aliases})
+    store.client.set_registered_model_tag(name, _MOVING, intention)
+    _finish(store, name)
+
+
+def _finish(store: Store, name: str) -> str | None:
+    """Carry out the move that is written down, in its order; return its action, if there is one."""
+    model = _model(store, name)
+    if model is None or _MOVING not in model.tags:
+        return None
+    move = json.loads(model.tags[_MOVING])
+    for alias, version in move["aliases"].items():
+        if version is not None:
+            store.client.set_registered_model_alias(name, alias, version)
+        elif alias in model.aliases:
+            store.client.delete_registered_model_alias(name, alias)
+    store.client.delete_registered_model_tag(name, _MOVING)
+    return str(move["action"])
+
+
+def _model(store: Store, name: str) -> RegisteredModel | None:
+    found = store.client.search_registered_models(_named(name))
+    return found[0] if found else None
+
+
+def _listed(aliases: Mapping[str, str]) -> str:
+    return ", ".join(f"{alias} -> {aliases[alias]}" for alias in sorted(aliases)) or "none"
+
+
+def _named(name: str) -> str:
+    return f"name = '{name}'"

@@ -1,0 +1,274 @@
+"""From an evaluated round to the registry: log it, register its retriever, let the gate decide.
+
+Everything here reads what earlier steps wrote. Runs and versions are found again by the fingerprint
+of what they hold, so a repeated promotion adds nothing, and one that was killed is finished.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from exemplar import aliases, registry, tracking
+from exemplar.config import Baseline, Params, Profile
+from exemplar.data.dataset import Dataset, read_dataset
+from exemplar.data.io import fingerprint, read_json, read_records
+from exemplar.evaluation.gate import Decision, decide
+from exemplar.layout import Layout
+from exemplar.records import Outcome
+
+
+def promote_round(params: Params, layout: Layout, number: int) -> dict[str, Any]:
+    """Do all of it for one round, and return the content of promotion.json."""
+    profile, dataset = params.active, read_dataset(layout.data)
+    settings, folder = profile.promotion, layout.round(number)
+    store = tracking.open_store(layout.root, settings.experiment)
+    evaluations = {
+        name: (item, layout.baseline(name) / "evaluation")
+        for name, item in params.baselines.items()
+    }
+    log_baselines(store, dataset, profile, evaluations, data=layout.data)
+    run_id = log_round(store, dataset, profile, folder, data=layout.data, number=number)
+    return register_and_decide(
+        store,
+        profile,
+        folder,
+        data=layout.data,
+        number=number,
+        run_id=run_id,
+        baseline=layout.baseline(settings.baseline) / "evaluation",
+    )
+
+
+def attach(params: Params, layout: Layout, files: Sequence[Path]) -> None:
+    """Keep files, such as the report, with the run of every round."""
+    store = tracking.open_store(layout.root, params.active.promotion.experiment)
+    for item in params.rounds.values():
+        run_id = read_json(layout.round(item.number) / "promotion.json")["run_id"]
+        tracking.add_artifacts(store, run_id, files)
+
+
+def log_baselines(
+    store: tracking.Store,
+    dataset: Dataset,
+    profile: Profile,
+    baselines: Mapping[str, tuple[Baseline, Path]],
+    *,
+    data: Path,
+) -> None:
+    """Log one run a baseline; `baselines` gives settings and evaluation folder by name."""
+    for name, (settings, folder) in baselines.items():
+        tracking.log_run(
+            store,
+            name=f"baseline-{name}",
+            kind="baseline",
+            round=None,
+            params={**_flat("", settings.model_dump()), **_shared_params(profile)},
+            metrics=_figures(read_json(folder / "metrics.json")),
+            datasets=_datasets(dataset, data),
+            tags=git_tags(),
+            artifacts=[
+                folder / "metrics.json",
+                folder / "outcomes.parquet",
+                folder / "examples.md",
+            ],
+        )
+
+
+def log_round(
+    store: tracking.Store,
+    dataset: Dataset,
+    profile: Profile,
+    folder: Path,
+    *,
+    data: Path,
+    number: int,
+) -> str:
+    """Log the run of a round, with its training curves, and return the run's id."""
+    trainings = {
+        step: read_json(folder / model / "training.json")
+        for step, model in (("reward_training", "reward_model"), ("kd_training", "retriever"))
+    }
+    metrics = _figures(read_json(folder / "evaluation" / "metrics.json"))
+    params = {"round": number, **_shared_params(profile)}
+    for step, training in trainings.items():
+        params |= _flat(f"{step}.", getattr(profile, step).model_dump())
+        metrics |= {
+            f"{step}/{key}": value
+            for key, value in training["summary"].items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        }
+    evaluation = folder / "evaluation"
+    return tracking.log_run(
+        store,
+        name=f"round-{number}",
+        kind="round",
+        round=number,
+        params=params,
+        metrics=metrics,
+        curves={
+            name: points
+            for step in trainings
+            for name, points in _curves(step, trainings[step]["history"])
+        },
+        datasets=_datasets(dataset, data),
+        tags=git_tags(),
+        artifacts=[
+            evaluation / "metrics.json",
+            evaluation / "outcomes.parquet",
+            evaluation / "examples.md",
+        ],
+    )
+
+
+def register_and_decide(
+    store: tracking.Store,
+    profile: Profile,
+    folder: Path,
+    *,
+    data: Path,
+    number: int,
+    run_id: str,
+    baseline: Path,
+) -> dict[str, Any]:
+    """Register the round's retriever, compare it with the champion, and move the aliases last.
+
+    While there is no champion the opponent is the baseline evaluated in the folder `baseline`. A
+    champion that was judged on another test set or pool cannot be compared: the challenger is
+    refused, in words. Returns the content of promotion.json.
+    """
+    settings = profile.promotion
+    name, evaluation = settings.registered_model, folder / "evaluation"
+    sealed = {
+        "test": fingerprint(data / "test.parquet"),
+        "pool": fingerprint(data / "pool.parquet"),
+    }
+    version = registry.register(
+        store,
+        name,
+        run_id=run_id,
+        round=number,
+        retriever=folder / "retriever",
+        pool=data / "pool.parquet",
+        outcomes=evaluation / "outcomes.parquet",
+        metrics=evaluation / "metrics.json",
+        entry_script=Path(settings.entry_script),
+        fingerprints=sealed,
+        tags=git_tags(),
+    )
+    champion = registry.champion(store, name)
+    result: dict[str, Any] = {"version": version, "run_id": run_id}
+    if champion is not None and champion.record.version == version:
+        return result | _stored_decision(store, name, version)
+    if champion is None:
+        result["against"] = f"baseline {settings.baseline}"
+        opponent = read_records(baseline / "outcomes.parquet", Outcome)
+    else:
+        result["against"] = f"champion, version {champion.record.version}"
+        opponent = champion.outcomes
+        differing = [key for key in sealed if champion.record.fingerprints.get(key) != sealed[key]]
+        if differing:
+            return result | _refuse(store, name, version, champion.record.version, differing)
+    decision = decide(
+        opponent,
+        read_records(evaluation / "outcomes.parquet", Outcome),
+        margin=settings.margin,
+        alpha=settings.alpha,
+        seed=profile.seed,
+        num_resamples=settings.num_resamples,
+    )
+    return result | _carry_out(store, name, version, result["against"], decision)
+
+
+def _carry_out(
+    store: tracking.Store, name: str, version: str, against: str, decision: Decision
+) -> dict[str, Any]:
+    report = {"against": against, **decision.to_dict()}
+    registry.store_gate_report(store, name, version, report, decision.markdown())
+    if decision.promoted:
+        aliases.promote(store, name, version)
+    return report
+
+
+def _stored_decision(store: tracking.Store, name: str, version: str) -> dict[str, Any]:
+    """The version is champion already: repeat what the gate said when it became so."""
+    stored = registry.read_gate_report(store, name, version)
+    headline = f"Version {version} is the champion already."
+    return stored or {"promoted": True, "headline": headline, "reasons": [headline], "tasks": []}
+
+
+def _refuse(
+    store: tracking.Store, name: str, version: str, champion: str, differing: Sequence[str]
+) -> dict[str, Any]:
+    reason = (
+        f"The champion, version {champion}, was judged on another {' and '.join(differing)}: the "
+        "two cannot be compared. Give promotion.registered_model a new name for this data, or "
+        "evaluate the champion on it."
+    )
+    report = {
+        "promoted": False,
+        "headline": f"Not promoted. {reason}",
+        "reasons": [reason],
+        "tasks": [],
+    }
+    registry.store_gate_report(store, name, version, report, f"# Not promoted\n\n- {reason}\n")
+    return report
+
+
+def git_tags() -> dict[str, str]:
+    """Return the commit that is checked out, where there is one."""
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return {"mlflow.source.git.commit": found.stdout.strip()}
+
+
+def _shared_params(profile: Profile) -> dict[str, object]:
+    return {
+        "seed": profile.seed,
+        **_flat("lm.", profile.lm.model_dump()),
+        **_flat("search.", profile.search.model_dump()),
+        **_flat("llm_scoring.", profile.llm_scoring.model_dump()),
+    }
+
+
+def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, object]:
+    return {f"{prefix}{key}": value for key, value in values.items() if value is not None}
+
+
+def _figures(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Flatten metrics.json to the names that every run shares: eval/average, eval/<task>, ..."""
+    named = {"average": metrics["average"], **metrics["categories"], **metrics["tasks"]}
+    figures = {}
+    for name, item in named.items():
+        figures[f"eval/{name}"] = item["value"]
+        figures[f"eval_low/{name}"] = item["low"]
+        figures[f"eval_high/{name}"] = item["high"]
+    if metrics.get("label_agreement") is not None:
+        figures["eval/label_agreement"] = metrics["label_agreement"]
+    return figures
+
+
+def _curves(
+    step: str, history: Sequence[Mapping[str, float]]
+) -> list[tuple[str, list[tuple[int, float]]]]:
+    """Turn history rows into one series a figure, by update."""
+    series: dict[str, list[tuple[int, float]]] = {}
+    for row in history:
+        for key, value in row.items():
+            if key != "update":
+                series.setdefault(f"{step}_curve/{key}", []).append((int(row["update"]), value))
+    return list(series.items())
+
+
+def _datasets(dataset: Dataset, data: Path) -> list[tracking.Dataset]:
+    digests = dataset.manifest["sha256"]
+    contexts = {"pool": "retrieval", "train": "training", "test": "evaluation"}
+    return [
+        tracking.Dataset(name, data / f"{name}.parquet", digests[name], context)
+        for name, context in contexts.items()
+    ]

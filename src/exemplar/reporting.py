@@ -1,0 +1,98 @@
+"""Gathering what all steps left into the report page, the figures by round and a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from exemplar.config import Params
+from exemplar.data.dataset import read_dataset
+from exemplar.data.io import atomic_path, read_json, read_records, write_json, write_text
+from exemplar.evaluation.report import ReportData, build_report, rounds_csv
+from exemplar.layout import Layout
+from exemplar.records import Candidates, Outcome
+from exemplar.tasks.spec import load_catalog
+
+
+def write_report(params: Params, layout: Layout) -> dict[str, Any]:
+    """Write report.html, metrics/rounds.{json,csv} and plots/average.svg; return counts."""
+    profile, dataset = params.active, read_dataset(layout.data)
+    folders = {name: layout.baseline(name) for name in params.baselines}
+    folders |= {name: layout.round(item.number) for name, item in params.rounds.items()}
+    metrics = {name: read_json(path / "evaluation/metrics.json") for name, path in folders.items()}
+    catalog = load_catalog()
+    rounds = {name: layout.round(item.number) for name, item in params.rounds.items()}
+    page = build_report(
+        ReportData(
+            methods=list(folders),
+            metrics=metrics,
+            title=profile.report.title,
+            about={
+                "language model": profile.lm.ref,
+                "retriever starts from": profile.kd_training.init,
+                "reward model starts from": profile.reward_training.init,
+                "demonstrations a prompt": str(profile.search.num_shots),
+            },
+            categories={task: catalog[task].category for task in dataset.tasks},
+            outcomes={
+                name: read_records(path / "evaluation/outcomes.parquet", Outcome)
+                for name, path in folders.items()
+            },
+            demonstrations={
+                name: read_records(path / "demonstrations.parquet", Candidates)
+                for name, path in folders.items()
+            },
+            test=dataset.test,
+            pool=dataset.pool,
+            histories={name: _histories(path) for name, path in rounds.items()},
+            costs=[read_json(path) for path in sorted(layout.cost("x").parent.rglob("*.json"))],
+            decisions={name: read_json(path / "promotion.json") for name, path in rounds.items()},
+            counts=_counts(dataset.manifest),
+            margin=profile.promotion.margin,
+            seed=profile.seed,
+        )
+    )
+    write_text(layout.report, page)
+    write_text(layout.metrics / "rounds.csv", rounds_csv(list(folders), metrics))
+    write_json(
+        layout.metrics / "rounds.json",
+        {name: {"average": entry["average"]["value"]} for name, entry in metrics.items()},
+    )
+    _plot(layout.plots / "average.svg", metrics)
+    return {"methods": len(folders), "kilobytes": len(page) // 1024}
+
+
+def _histories(folder: Path) -> dict[str, list[dict[str, float]]]:
+    return {
+        "reward_training": read_json(folder / "reward_model/training.json")["history"],
+        "kd_training": read_json(folder / "retriever/training.json")["history"],
+    }
+
+
+def _counts(manifest: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """Keep the whole numbers of the manifest's counts: the page's data card shows a row a task."""
+    return {
+        task: {name: value for name, value in counts.items() if isinstance(value, int)}
+        for task, counts in manifest["counts"].items()
+    }
+
+
+def _plot(path: Path, metrics: Mapping[str, Mapping[str, Any]]) -> None:
+    """Draw every method's average with its 95 % interval, for `dvc plots` and the MLflow UI."""
+    from matplotlib.figure import Figure
+
+    averages = [entry["average"] for entry in metrics.values()]
+    values = [item["value"] for item in averages]
+    spread = [
+        [item["value"] - item["low"] for item in averages],
+        [item["high"] - item["value"] for item in averages],
+    ]
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.subplots()
+    axes.barh(list(metrics), values, xerr=spread, color="#3b6ea5", ecolor="#555555", capsize=3)
+    axes.invert_yaxis()
+    axes.set_xlabel("average over tasks, 0 to 100, with 95 % interval")
+    axes.spines[["top", "right"]].set_visible(False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="svg", metadata={"Date": None})

@@ -1,0 +1,115 @@
+"""What distillation shows of a query: a group of candidates, as vectors.
+
+Shapes: U different texts, D dimensions.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from exemplar import seeding
+from exemplar.records import Example, LlmScores, Rewards
+from exemplar.retrieval.encoder import Encoder
+from exemplar.training import sampling
+from exemplar.training.optimisation import length_batches
+
+
+class Row(NamedTuple):
+    """One query of a batch: its rewards of one round, and the indices of its group."""
+
+    query: Example
+    rewards: Rewards
+    group: tuple[int, ...]
+
+
+class Groups:
+    """Which candidates a query is shown with."""
+
+    def __init__(
+        self,
+        examples_by_id: Mapping[str, Example],
+        rewards_by_round: Sequence[Sequence[Rewards]],
+        *,
+        seeds: tuple[int, str, int],
+        labelled: frozenset[str],
+        sizes: Mapping[str, int],
+    ) -> None:
+        self.examples_by_id, self.seeds = examples_by_id, seeds
+        self._labelled, self._sizes = labelled, sizes
+        self.data: Sequence[object] = (sorted(labelled), sorted(sizes.items()), rewards_by_round)
+        self.by_query: dict[str, list[Rewards]] = defaultdict(list)
+        for records in rewards_by_round:
+            sampling.require_examples(examples_by_id, records)
+            for record in records:
+                self.by_query[record.query_id].append(record)
+
+    def is_labelled(self, query: Example) -> bool:
+        """Whether the query's task is classification."""
+        return query.task in self._labelled
+
+    def candidates(self, rewards: Rewards | LlmScores) -> list[Example]:
+        """Return the candidates' examples."""
+        return [self.examples_by_id[i] for i in rewards.candidate_ids]
+
+    def texts(self, others: Sequence[LlmScores]) -> list[str]:
+        """Return every text to embed: of queries without, of candidates with their answer."""
+        sampling.require_examples(self.examples_by_id, others)
+        records: list[Rewards | LlmScores] = [*chain(*self.by_query.values()), *others]
+        texts = [self.examples_by_id[record.query_id].query for record in records]
+        for record in records:
+            texts += texts_of(self.candidates(record))
+        return texts
+
+    def rows(self, query: Example, *moment: object) -> list[Row]:
+        """Draw a group from each round that gives one."""
+        rows = []
+        for place, rewards in enumerate(self.by_query[query.example_id]):
+            group = sampling.distill_group(
+                rewards,
+                self.examples_by_id,
+                query,
+                seeding.rng(*self.seeds, *moment, query.example_id, place),
+                drop_same_label=self.is_labelled(query),
+                **self._sizes,
+            )
+            if group is not None:
+                rows.append(Row(query, rewards, (group[0], *group[1])))
+        return rows
+
+    def row(self, query: Example, *moment: object) -> Row:
+        """Draw a group, from a round that is drawn too."""
+        generator = seeding.rng(*self.seeds, "round", *moment, query.example_id)
+        return generator.choice(self.rows(query, *moment))
+
+
+class Vectors:
+    """Embeds texts that were tokenised once."""
+
+    def __init__(self, encoder: Encoder, texts: Iterable[str], batch_tokens: int) -> None:
+        unique = list(dict.fromkeys(texts))
+        self._tokens = dict(zip(unique, encoder.tokenize(unique), strict=True))
+        self._encoder, self._batch_tokens = encoder, batch_tokens
+
+    def of(self, texts: Iterable[str]) -> tuple[dict[str, int], Tensor]:
+        """Return the place of each different text, and vector_UD with gradients.
+
+        Texts of like length go through the model together: little is padding.
+        """
+        unique = list(dict.fromkeys(texts))
+        tokens = [self._tokens[text] for text in unique]
+        batches = length_batches([len(ids) for ids in tokens], self._batch_tokens)
+        vector_UD = torch.cat(
+            [self._encoder.embed_tokens([tokens[i] for i in batch]) for batch in batches]
+        )
+        return {unique[i]: place for place, i in enumerate(chain(*batches))}, vector_UD
+
+
+def texts_of(examples: Iterable[Example]) -> list[str]:
+    """Return the texts of candidates: query and answer."""
+    return [example.text for example in examples]
