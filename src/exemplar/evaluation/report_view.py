@@ -151,14 +151,11 @@ def tasks(
     groups: dict[str, list[str]] = {name: [] for name in sorted(first["categories"])}
     for task in sorted(first["tasks"]):
         groups.setdefault(categories.get(task, ""), []).append(task)
-    values = [
-        interval(figure).value
-        for method in names.methods
-        for part in ("categories", "tasks")
-        for figure in metrics[method][part].values()
+    figures = [
+        *(figure for method in names.methods for figure in metrics[method]["categories"].values()),
+        *(figure for method in names.methods for figure in metrics[method]["tasks"].values()),
     ]
-    scale = Scale.around(values)
-    rows = []
+    scale, rows = Scale.around([interval(figure).value for figure in figures]), []
     for category, members in groups.items():
         alone = len(members) == 1  # its category would only repeat it
         if category in first["categories"] and not alone:

@@ -99,7 +99,8 @@ def read_modules(folder: Path) -> tuple[Path, int | None]:
         return folder, None
     transformer: Path | None = None
     for module in read_json(folder / "modules.json"):
-        kind, path = str(module["type"]).rsplit(".", 1)[-1], folder / module["path"]
+        kind = str(module.get("type")).rsplit(".", 1)[-1]
+        path = folder / str(module.get("path", ""))
         if kind == "Transformer" and transformer is None:
             transformer = path
         elif kind == "Pooling":
@@ -113,7 +114,7 @@ def read_modules(folder: Path) -> tuple[Path, int | None]:
                 )
         elif kind != "Normalize":
             raise ModelError(
-                f"{folder} has a module {module['type']}; expected Transformer, Pooling and "
+                f"{folder} has a module {module.get('type')}; expected Transformer, Pooling and "
                 "Normalize alone. Give a model without it."
             )
     if transformer is None:
