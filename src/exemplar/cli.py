@@ -273,6 +273,7 @@ def summary(context: typer.Context) -> None:
 
 @app.command("select")
 def select(
+    context: typer.Context,
     query: Annotated[str, typer.Argument(help="The input to be answered.")],
     task: Annotated[str | None, typer.Option(help="Search this task's examples only.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many demonstrations.")] = 4,
@@ -280,9 +281,12 @@ def select(
     prompt: Annotated[bool, typer.Option("--prompt", help="Print the assembled prompt.")] = False,
 ) -> None:
     """Choose demonstrations for a query with the promoted retriever."""
+    from exemplar import tracking
     from exemplar.serving import Retriever
 
-    selection = Retriever.load(model).select(query, task=task, k=k)
+    registered = model.startswith("models:/")
+    store = tracking.open_store(context.obj.layout.root, create=False) if registered else None
+    selection = Retriever.load(model, store=store).select(query, task=task, k=k)
     if prompt:
         typer.echo(selection.prompt(), nl=False)
         return
@@ -307,15 +311,15 @@ def rollback(context: typer.Context) -> None:
 
     space: Workspace = context.obj
     settings = space.params.active.promotion
-    store = tracking.open_store(space.layout.root, settings.experiment)
+    store = tracking.open_store(space.layout.root, settings.experiment, create=False)
     version = aliases.rollback(store, settings.registered_model)
     typer.echo(f"{settings.registered_model}: champion is version {version} again.")
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Entry point: a user's error is one message and exit code 2, never a traceback."""
     try:
-        app()
+        app(arguments)
     except ExemplarError as error:
         typer.secho(f"error: {error}", err=True, fg="red")
         sys.exit(2)

@@ -248,8 +248,10 @@ def _figures(metrics: Mapping[str, Any]) -> dict[str, float]:
         figures[f"eval/{name}"] = item["value"]
         figures[f"eval_low/{name}"] = item["low"]
         figures[f"eval_high/{name}"] = item["high"]
-    if metrics.get("label_agreement") is not None:
-        figures["eval/label_agreement"] = metrics["label_agreement"]
+    agreement = metrics["label_agreement"]
+    figures |= {f"label_agreement/{task}": share for task, share in agreement.items()}
+    if agreement:
+        figures["label_agreement/average"] = sum(agreement.values()) / len(agreement)
     return figures
 
 

@@ -7,6 +7,7 @@ Which version is in use, and how that changes, is in `aliases.py`.
 from __future__ import annotations
 
 import datetime
+import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -113,6 +114,9 @@ def register(
             model_id=model_id,
             tags={**(tags or {}), **own},
         )
+        # What MLflow's pages use to lead from the logged model to its versions.
+        link = json.dumps([{"name": name, "version": str(created.version)}])
+        store.client.set_logged_model_tags(model_id, {"mlflow.modelVersions": link})
         store.client.set_registered_model_alias(name, CHALLENGER, created.version)
     return str(created.version)
 

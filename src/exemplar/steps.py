@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from exemplar.config import Baseline, Lm, Params, Profile
 from exemplar.data.dataset import Dataset, read_dataset, write_dataset
 from exemplar.data.io import (
+    atomic_folder,
     fingerprint,
     read_records,
     write_json,
@@ -124,18 +125,19 @@ def reward_training(
     from exemplar.training import reward
 
     dataset, settings = read_dataset(data), profile.reward_training
-    report = reward.train_reward_model(
-        settings.init,
-        dataset.pool_by_id,
-        _read(llm_scores, LlmScores, dataset),
-        out,
-        seed=profile.seed,
-        round=number,
-        progress=f"reward model, round {number}",
-        **settings.model_dump(exclude={"init", "min_accuracy", "clip_norm"}),
-        clip=settings.clip_norm,
-    )
-    reward.require_teacher(report.summary, settings.min_accuracy)
+    with atomic_folder(out) as folder:  # a model that may not teach is never put in place
+        report = reward.train_reward_model(
+            settings.init,
+            dataset.pool_by_id,
+            _read(llm_scores, LlmScores, dataset),
+            folder,
+            seed=profile.seed,
+            round=number,
+            progress=f"reward model, round {number}",
+            **settings.model_dump(exclude={"init", "min_accuracy", "clip_norm"}),
+            clip=settings.clip_norm,
+        )
+        reward.require_teacher(report.summary, settings.min_accuracy)
     return report.summary
 
 
@@ -231,7 +233,6 @@ def search(
 
 def evaluation(profile: Profile, *, data: Path, demonstrations: Path, out: Path) -> Figures:
     """Let the LM answer every test query behind its demonstrations, and judge the answers."""
-    from exemplar.data.io import atomic_folder
     from exemplar.evaluation import icl
 
     dataset, settings = read_dataset(data), profile.evaluation

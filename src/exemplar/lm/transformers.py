@@ -68,9 +68,11 @@ class TransformersLM:
         self.tokenizer = tokenizer
         self._encoder = Encoder(tokenizer)
         self._batch_tokens = batch_tokens
-        # Architectures that keep a causal matrix of their own take no longer rows than this.
-        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        self._max_nodes = min(batch_tokens, positions or batch_tokens)
+        # Architectures with a causal or windowed matrix of their own (CodeGen, GPT-Neo) count in
+        # places of the row, not in depths: no row may be longer than what they span.
+        config = model.config.get_text_config()
+        spans = [getattr(config, name, None) for name in ("max_position_embeddings", "window_size")]
+        self._max_nodes = min([batch_tokens, *(span for span in spans if isinstance(span, int))])
         self._cost = _COSTS["cuda" if model.device.type == "cuda" else "cpu"]
 
     def count_tokens(self, text: str) -> int:

@@ -75,7 +75,8 @@ def train_retriever(
     another label than the query. `llm_scores`: only to compare with. `mask_same_label` (beyond
     the paper): in those tasks nothing that carries the query's label is its negative in the
     contrastive part either. The weights kept have the highest `group_accuracy` on held-out
-    queries, the share of groups whose positive is nearest. Defaults are the paper's.
+    queries, the share of groups whose positive is nearest. Defaults are the paper's; `options`:
+    see `loop.Options`.
 
     Returns history and summary, which `out`/training.json holds too. Raises `ModelError`,
     `DataError` and `TrainingError`.

@@ -101,7 +101,9 @@ def prepare(model: Any, dropout: float, freeze_layers: int, gradient_checkpointi
     set_dropout(model, dropout)
     freeze_lower(model, freeze_layers)
     if gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        # transformers 5 renamed it; transformers 4 knows the old name alone.
+        new_name = getattr(model, "activation_checkpointing_enable", None)
+        (new_name or model.gradient_checkpointing_enable)()
 
 
 def set_dropout(model: nn.Module, dropout: float) -> None:

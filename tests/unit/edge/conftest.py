@@ -1,4 +1,4 @@
-"""One real MLflow store (making its database takes seconds) and one tiny retriever for all tests."""
+"""For all tests: one real MLflow store (its database takes seconds) and one tiny retriever."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -4,8 +4,10 @@ import dataclasses
 import itertools
 
 import pytest
+import yaml
 
 from exemplar import aliases
+from exemplar.config import Promotion
 from exemplar.errors import RegistryError
 
 _numbers = itertools.count()
@@ -65,10 +67,10 @@ def test_rollback_returns_to_previous_and_a_second_one_undoes_it(store, name):
 def test_rollback_with_nothing_to_return_to_is_an_error_that_changes_nothing(store, name):
     """Queries would be left without a model."""
     aliases.promote(store, name, "3")
-    with pytest.raises(RegistryError, match="nothing to roll back to.*champion -> 3"):
+    with pytest.raises(RegistryError, match=r"nothing to roll back to.*champion -> 3"):
         aliases.rollback(store, name)
     assert aliases.aliases_of(store, name) == {"champion": "3"}
-    with pytest.raises(RegistryError, match="nothing to roll back to.*none"):
+    with pytest.raises(RegistryError, match=r"nothing to roll back to.*none"):
         aliases.rollback(store, "no-such-model")
 
 
@@ -129,7 +131,7 @@ def test_a_reference_leads_to_a_version_by_alias_and_by_number(store, name):
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
-        ("models:/{name}@best", "no alias 'best'. Aliases: challenger -> 3; versions: .*1"),
+        ("models:/{name}@best", r"no alias 'best'\. Aliases: challenger -> 3; versions: .*1"),
         ("models:/{name}/7", "no version '7'"),
         ("models:/nobody@champion", "no model 'nobody' is registered.*{name}"),
         ("models:/{name}", "is no model reference; expected"),
@@ -139,3 +141,12 @@ def test_a_reference_that_leads_nowhere_names_what_there_is(store, name, referen
     """A spelling mistake would end in a stack of HTTP errors."""
     with pytest.raises(RegistryError, match=message.format(name=name)):
         aliases.resolve(store, reference.format(name=name))
+
+
+def test_the_written_policy_names_the_aliases_and_settings_that_the_code_knows(entry_script):
+    """People would rely on rules that nothing carries out."""
+    policy = yaml.safe_load((entry_script.parent / "promotion.yaml").read_text(encoding="utf-8"))
+    assert set(policy["aliases"]) == {aliases.CHALLENGER, aliases.CHAMPION, aliases.PREVIOUS}
+    named = [policy["first_opponent"], *policy["rules"].values()]
+    settings = {name for part in named for name in part["settings"]}
+    assert settings <= set(Promotion.model_fields)

@@ -54,6 +54,10 @@ def make_config(architecture: str, **changes: Any) -> Any:
         shape |= {"num_key_value_heads": 2, "intermediate_size": 48}
     if architecture == "GPTNeoX":
         shape |= {"intermediate_size": 48, "use_parallel_residual": True}
+    if architecture == "GPTNeo":
+        shape |= {"attention_types": [[["global", "local"], 1]], "window_size": 128}
+        shape = shape | {"num_layers": 2, "num_heads": 4}
+        del shape["num_hidden_layers"], shape["num_attention_heads"]
     if architecture == "GPT2":
         shape["n_positions"] = shape.pop("max_position_embeddings")
     return getattr(transformers, f"{architecture}Config")(**(shape | changes))

@@ -35,7 +35,9 @@ def plain_parts(query_BD, candidate_BND, reward_BN, temperature, all_pairs, drop
     for b in range(len(q)):
         student = plain_softmax([float(q[b] @ vector) / temperature for vector in c[b]])
         teacher = plain_softmax([float(value) for value in r[b]])
-        kls.append(sum(t * (math.log(t) - math.log(s)) for t, s in zip(teacher, student)))
+        kls.append(
+            sum(t * (math.log(t) - math.log(s)) for t, s in zip(teacher, student, strict=True))
+        )
         positive = float(q[b] @ c[b, 0]) / temperature
         others = []
         for i in range(len(q)):
