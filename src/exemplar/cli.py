@@ -1,4 +1,4 @@
-"""The command line: a command a step, `run` for all of them, and what one does with the result.
+"""The command line: a command a step. Commands for a whole run are in `cli_use.py`.
 
 Here and only here: options, exit codes, logging. A step's command opens params.yaml, calls the
 function of its name in `steps.py`, writes what it cost and prints one line.
@@ -9,17 +9,14 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from exemplar.cli_use import use
 from exemplar.errors import ConfigError, ExemplarError
-from exemplar.layout import Layout
-
-if TYPE_CHECKING:
-    from exemplar.config import Params
+from exemplar.layout import Layout, Workspace
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,25 +31,6 @@ log = logging.getLogger(__name__)
 RoundOption = Annotated[int, typer.Option("--round", min=1, help="The round, 1-based.")]
 MaybeRound = Annotated[int | None, typer.Option("--round", min=1, help="The round, 1-based.")]
 MaybeBaseline = Annotated[str | None, typer.Option("--baseline", help="A baseline's name.")]
-ModelOption = Annotated[
-    str, typer.Option("--model", help="models:/name@alias, or a folder of the served model.")
-]
-DEFAULT_MODEL = "models:/exemplar-retriever@champion"
-
-
-@dataclass(frozen=True)
-class Workspace:
-    """What every command opens: the settings' file and the root of all outputs."""
-
-    params_path: Path
-    layout: Layout
-
-    @property
-    def params(self) -> Params:
-        """params.yaml, read and checked."""
-        from exemplar.config import load_params
-
-        return load_params(self.params_path)
 
 
 @app.callback()
@@ -229,91 +207,7 @@ def report(context: typer.Context) -> None:
     typer.echo(f"{space.layout.report}: {figures['methods']} methods, {figures['kilobytes']} KiB")
 
 
-@app.command("run")
-def run(
-    context: typer.Context,
-    profile: Annotated[str | None, typer.Option(help="demo, cpu or paper.")] = None,
-    source: Annotated[str | None, typer.Option(help="sample or local.")] = None,
-    path: Annotated[Path | None, typer.Option(help="Folder of source local.")] = None,
-    tasks: Annotated[str | None, typer.Option(help="Comma-separated tasks.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE, e.g. kd_training.num_updates=200.")
-    ] = None,
-) -> None:
-    """Run every step that is out of date, by DVC, then print the summary.
-
-    Options are written into params.yaml first, so that DVC sees and records them.
-    """
-    from exemplar import runner
-
-    space: Workspace = context.obj
-    runner.set_params(
-        space.params_path,
-        profile=profile,
-        source=source,
-        data_path=path,
-        tasks=tasks,
-        settings=settings or [],
-    )
-    assert space.params  # a wrong setting is reported here, before DVC starts
-    code = runner.repro()
-    if code:
-        raise typer.Exit(code)
-    summary(context)
-
-
-@app.command("summary")
-def summary(context: typer.Context) -> None:
-    """Print the table of all methods, and where everything is."""
-    from exemplar.summary import print_summary
-
-    space: Workspace = context.obj
-    print_summary(space.params, space.layout)
-
-
-@app.command("select")
-def select(
-    context: typer.Context,
-    query: Annotated[str, typer.Argument(help="The input to be answered.")],
-    task: Annotated[str | None, typer.Option(help="Search this task's examples only.")] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many demonstrations.")] = 4,
-    model: ModelOption = DEFAULT_MODEL,
-    prompt: Annotated[bool, typer.Option("--prompt", help="Print the assembled prompt.")] = False,
-) -> None:
-    """Choose demonstrations for a query with the promoted retriever."""
-    from exemplar import tracking
-    from exemplar.serving import Retriever
-
-    registered = model.startswith("models:/")
-    store = tracking.open_store(context.obj.layout.root, create=False) if registered else None
-    selection = Retriever.load(model, store=store).select(query, task=task, k=k)
-    if prompt:
-        typer.echo(selection.prompt(), nl=False)
-        return
-    for item in selection:
-        typer.echo(f"{item.similarity:.3f}  [{item.example.task}]  {item.example.text!r}")
-
-
-@app.command("registry")
-def registry(context: typer.Context) -> None:
-    """List the registered versions, their aliases and gate results."""
-    from exemplar.summary import print_registry
-
-    space: Workspace = context.obj
-    settings = space.params.active.promotion
-    print_registry(settings.registered_model, space.layout, settings.experiment)
-
-
-@app.command("rollback")
-def rollback(context: typer.Context) -> None:
-    """Make the previous champion champion again."""
-    from exemplar import aliases, tracking
-
-    space: Workspace = context.obj
-    settings = space.params.active.promotion
-    store = tracking.open_store(space.layout.root, settings.experiment, create=False)
-    version = aliases.rollback(store, settings.registered_model)
-    typer.echo(f"{settings.registered_model}: champion is version {version} again.")
+app.add_typer(use)  # without a name: its commands stand beside the steps
 
 
 def main(arguments: list[str] | None = None) -> None:

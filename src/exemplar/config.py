@@ -9,6 +9,7 @@ and which baselines stand beside them, because DVC unrolls its stages over those
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from exemplar.errors import ConfigError
+
+_BASELINE_NAME = re.compile(r"[a-z][a-z0-9_-]*")
+_ROUND_NAME = re.compile(r"r[0-9]+")
+_EXPONENT = re.compile(r"[+-]?[0-9]+[eE][+-]?[0-9]+")
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -44,7 +49,7 @@ class DownloadData(Section):
 
     source: Literal["sample", "local"]
     path: str | None = None
-    tasks: tuple[str, ...] | None = None
+    tasks: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     max_pool: Count | None = None
     max_train: Count | None = 30_000
     max_test: Count | None = 10_000
@@ -212,6 +217,12 @@ class Params(Section):
         if self.profile not in self.profiles:
             known = sorted(self.profiles)
             raise ValueError(f"profile is {self.profile!r}, expected one of {known}")
+        for name in self.baselines:
+            if not _BASELINE_NAME.fullmatch(name) or _ROUND_NAME.fullmatch(name):
+                raise ValueError(
+                    f"baseline {name!r}: expected lower-case letters, digits, - and _, and not the "
+                    "name of a round (r1, r2, ...), because its files lie in a folder of that name"
+                )
         for number, (name, item) in enumerate(self.rounds.items(), start=1):
             after = f"rounds/r{number - 1}/promotion.json" if number > 1 else "data/manifest.json"
             expected = {"number": number, "next": f"r{number + 1}", "after": after}
@@ -249,8 +260,12 @@ def _explain(error: ValidationError, raw: object) -> str:
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             message = f"unknown key{_suggestion(item['loc'])}"
+        elif item["type"] == "missing":
+            message = "this key is missing"
         elif item["type"] != "value_error":
             message = f"{message}, got {item['input']!r}"
+            if isinstance(item["input"], str) and _EXPONENT.fullmatch(item["input"]):
+                message += "; YAML reads that as text, write 1.0e-4 rather than 1e-4"
         lines.append(f"  {place}: {message}")
     return "\n".join(lines)
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from exemplar.config import Params
 
 
 @dataclass(frozen=True)
@@ -43,3 +47,18 @@ class Layout:
     def plots(self) -> Path:
         """Folder of pictures."""
         return self.root / "plots"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """What every command opens: the settings' file and the root of all outputs."""
+
+    params_path: Path
+    layout: Layout
+
+    @property
+    def params(self) -> Params:
+        """params.yaml, read and checked."""
+        from exemplar.config import load_params
+
+        return load_params(self.params_path)

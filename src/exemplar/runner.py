@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from typing import Any
 from exemplar.config import load_params
 from exemplar.data.io import write_text
 from exemplar.errors import ConfigError
+
+_EXPONENT = re.compile(r"[+-]?[0-9]+[eE][+-]?[0-9]+")
 
 
 def set_params(
@@ -43,11 +46,13 @@ def set_params(
     editor = YAML()
     editor.preserve_quotes = True
     editor.width = 4096
+    editor.representer.add_representer(type(None), _write_null)
     document = editor.load(path.read_text(encoding="utf-8"))
     if profile:
         document["profile"] = profile
-    for key, value in changes.items():
-        _assign(document["profiles"].get(document["profile"], {}), key, value)
+    chosen = document["profiles"].get(document["profile"])
+    for key, value in changes.items() if chosen else ():  # an unknown one is refused below
+        _assign(chosen, key, value)
     text = io.StringIO()
     editor.dump(document, text)
     proposal = path.with_name(f".{path.name}.proposal")
@@ -59,6 +64,11 @@ def set_params(
     finally:
         proposal.unlink(missing_ok=True)
     write_text(path, text.getvalue())
+
+
+def _write_null(representer: Any, _: None) -> Any:
+    """Write null as the file does; ruamel would leave the place empty."""
+    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
 
 
 def repro(targets: Sequence[str] = ()) -> int:
@@ -87,9 +97,12 @@ def _parse(setting: str) -> tuple[str, Any]:
     if not equals or not key.strip():
         raise ConfigError(f"--set expects KEY=VALUE, got {setting!r}.")
     try:
-        return key.strip(), yaml.safe_load(value)
+        parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {key}: the value {value!r} is not YAML ({error}).") from error
+    if isinstance(parsed, str) and _EXPONENT.fullmatch(parsed):
+        parsed = float(parsed)  # YAML 1.1 takes 1e-4, without a point, for text
+    return key.strip(), parsed
 
 
 def _assign(profile: Any, key: str, value: Any) -> None:

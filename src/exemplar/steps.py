@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from exemplar.config import Baseline, Lm, Params, Profile
+from exemplar.config import Baseline, Params, Profile
 from exemplar.data.dataset import Dataset, read_dataset, write_dataset
 from exemplar.data.io import (
     atomic_folder,
@@ -24,11 +24,8 @@ from exemplar.data.io import (
 from exemplar.errors import DataError
 from exemplar.layout import Layout
 from exemplar.records import Candidates, LlmScores, Outcome, Rewards
-from exemplar.tasks.spec import TaskSpec, load_catalog
+from exemplar.tasks.spec import load_catalog
 from exemplar.tasks.spec import select as select_tasks
-
-if TYPE_CHECKING:
-    from exemplar.lm.base import LanguageModel
 
 Figures = Mapping[str, Any]
 
@@ -97,6 +94,7 @@ def llm_scoring(
     profile: Profile, *, data: Path, candidates: Path, out: Path, number: int
 ) -> Figures:
     """Score a draw of each query's candidates by the LM."""
+    from exemplar import lm as lm_engine
     from exemplar.lm import scoring
 
     dataset = read_dataset(data)
@@ -106,16 +104,16 @@ def llm_scoring(
         seed=profile.seed,
         number=number,
     )
-    lm = _load_lm(profile.lm)
+    lm = lm_engine.load(**profile.lm.model_dump())
     scores = scoring.score_candidates(
         lm,
         drawn,
         dataset.pool_by_id,
-        classification_tasks=_classification(dataset),
+        classification_tasks=dataset.classification_tasks,
         progress=f"LM scoring, round {number}",
     )
     write_records(out, LlmScores, scores, made_from=_made_from(dataset, candidates=candidates))
-    return {**_lm_figures(lm), "queries": len(scores)}
+    return {"dtype": lm.dtype, **lm.stats.figures(), "queries": len(scores)}
 
 
 def reward_training(
@@ -180,7 +178,7 @@ def kd_training(
         [_read(path, Rewards, dataset) for path in rewards],
         out,
         llm_scores=_read(llm_scores, LlmScores, dataset),
-        classification_tasks=_classification(dataset),
+        classification_tasks=dataset.classification_tasks,
         seed=profile.seed,
         round=number,
         progress=f"retriever, round {number}",
@@ -233,6 +231,7 @@ def search(
 
 def evaluation(profile: Profile, *, data: Path, demonstrations: Path, out: Path) -> Figures:
     """Let the LM answer every test query behind its demonstrations, and judge the answers."""
+    from exemplar import lm as lm_engine
     from exemplar.evaluation import icl
 
     dataset, settings = read_dataset(data), profile.evaluation
@@ -246,7 +245,7 @@ def evaluation(profile: Profile, *, data: Path, demonstrations: Path, out: Path)
             f"{demonstrations} lacks {len(missing)} of {len(dataset.test)} test queries, "
             f"{missing[0]!r} first. Remake it with `dvc repro`."
         )
-    specs, lm = _specs(dataset), _load_lm(profile.lm)
+    specs, lm = dataset.specs, lm_engine.load(**profile.lm.model_dump())
     outcomes = icl.predict(
         lm,
         dataset.test,
@@ -267,7 +266,8 @@ def evaluation(profile: Profile, *, data: Path, demonstrations: Path, out: Path)
             folder / "examples.md",
             icl.examples_markdown(outcomes, dataset.test_by_id, dataset.pool_by_id),
         )
-    return {**_lm_figures(lm), "average": metrics["average"]["value"]}
+    average = metrics["average"]["value"]
+    return {"dtype": lm.dtype, **lm.stats.figures(), "average": average}
 
 
 def promotion(params: Params, *, layout: Layout, number: int) -> Figures:
@@ -296,36 +296,4 @@ def _read(path: Path, kind: type[Any], dataset: Dataset) -> list[Any]:
 def _made_from(dataset: Dataset, **inputs: Path) -> dict[str, str]:
     return {"data": dataset.fingerprint} | {
         name: fingerprint(path) for name, path in inputs.items()
-    }
-
-
-def _specs(dataset: Dataset) -> dict[str, TaskSpec]:
-    catalog = load_catalog()
-    return {spec.name: spec for spec in select_tasks(catalog, dataset.manifest["tasks"])}
-
-
-def _classification(dataset: Dataset) -> frozenset[str]:
-    specs = _specs(dataset).values()
-    return frozenset(spec.name for spec in specs if spec.kind == "classification")
-
-
-def _load_lm(settings: Lm) -> LanguageModel:
-    from exemplar import lm
-
-    return lm.load(
-        settings.ref,
-        settings.dtype,
-        max_length=settings.max_length,
-        batch_tokens=settings.batch_tokens,
-    )
-
-
-def _lm_figures(lm: LanguageModel) -> dict[str, Any]:
-    stats = lm.stats
-    return {
-        "dtype": lm.dtype,
-        "sequences": stats.sequences,
-        "tokens": stats.tokens_given,
-        "tokens_computed": stats.tokens_computed,
-        "tokens_per_second": round(stats.tokens_per_second, 1),
     }

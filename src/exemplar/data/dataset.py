@@ -24,6 +24,7 @@ from exemplar.data.io import (
 )
 from exemplar.errors import DataError
 from exemplar.records import Example
+from exemplar.tasks.spec import TaskSpec, load_catalog, select
 
 _SPLITS = ("pool", "train", "test")
 
@@ -52,6 +53,16 @@ class Dataset:
         """Tasks with test examples, in the order of the manifest."""
         present = {example.task for example in self.test}
         return [task for task in self.manifest["tasks"] if task in present]
+
+    @cached_property
+    def specs(self) -> dict[str, TaskSpec]:
+        """The definitions of the manifest's tasks, by name."""
+        return {spec.name: spec for spec in select(load_catalog(), self.manifest["tasks"])}
+
+    @property
+    def classification_tasks(self) -> frozenset[str]:
+        """The tasks whose answers are labels."""
+        return frozenset(name for name, spec in self.specs.items() if spec.kind == "classification")
 
     @property
     def fingerprint(self) -> str:

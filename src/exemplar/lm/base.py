@@ -30,6 +30,15 @@ class LmStats:
         """Tokens given per second: the speed that the caller sees."""
         return self.tokens_given / self.seconds if self.seconds else 0.0
 
+    def figures(self) -> dict[str, float]:
+        """Return what is worth a line on the terminal and in the table of costs."""
+        return {
+            "sequences": self.sequences,
+            "tokens": self.tokens_given,
+            "tokens_computed": self.tokens_computed,
+            "tokens_per_second": round(self.tokens_per_second, 1),
+        }
+
     def add(self, other: LmStats) -> None:
         """Add the work of one call."""
         self.sequences += other.sequences

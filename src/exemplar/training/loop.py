@@ -32,6 +32,9 @@ BEFORE = "before/"
 """Prefix of the same figures before the first update, in the summary."""
 
 
+_TIMES = ("seconds", "updates_per_second")
+
+
 @dataclass(frozen=True)
 class TrainingReport:
     """What a training leaves besides weights; the content of `training.json`.
@@ -46,8 +49,13 @@ class TrainingReport:
     summary: dict[str, Any]
 
     def write(self, folder: Path) -> None:
-        """Write `training.json` into a model folder."""
-        write_json(folder / "training.json", {"summary": self.summary, "history": self.history})
+        """Write `training.json` into a model folder, without times: equal inputs, equal bytes."""
+        summary = {name: value for name, value in self.summary.items() if name not in _TIMES}
+        history = [
+            {name: value for name, value in row.items() if name not in _TIMES}
+            for row in self.history
+        ]
+        write_json(folder / "training.json", {"summary": summary, "history": history})
 
 
 class Trainee(Protocol):
