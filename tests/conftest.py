@@ -133,7 +133,7 @@ def project() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """Folders of a random Llama (`lm`) and a random BERT (`encoder`) that know the sample's words."""
+    """Folders of a random Llama (`lm`) and a random BERT (`encoder`) with the sample's words."""
     from exemplar.tasks import sample
 
     texts = [example.text for example in sample.generate(TINY["seed"])["pool"]]

@@ -58,7 +58,12 @@ def _run_step(context: typer.Context, step: str, target: str = "", **arguments: 
     figures = dict(getattr(steps, step)(profile, **arguments))
     figures["seconds"] = round(time.perf_counter() - start, 2)
     write_json(space.layout.cost(step, target), {"step": step, "target": target, **figures})
-    counts = ", ".join(f"{name} {_short(value)}" for name, value in figures.items())
+    shown = {
+        name: value
+        for name, value in figures.items()
+        if not name.startswith("before/") and name.count("/") < 2  # the cost file has them all
+    }
+    counts = ", ".join(f"{name} {_short(value)}" for name, value in shown.items())
     typer.echo(f"{step}{' ' + target if target else ''}: {counts}")
 
 

@@ -97,6 +97,8 @@ class Training(Section):
     max_length: Count
     clip_norm: Positive = 1.0
     freeze_layers: Annotated[int, Field(ge=0)] = 0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    gradient_checkpointing: bool = False
     eval_fraction: Share = 0.1
     eval_every: Count = 200
     dtype: Dtype = "auto"

@@ -32,7 +32,11 @@ class TaskError(ExemplarError):
 
 
 class PromptError(ExemplarError):
-    """A prompt or an answer does not fit the token budget."""
+    """A prompt or an answer does not fit the token budget; `index`: which of several, if known."""
+
+    def __init__(self, message: str, *, index: int | None = None):
+        super().__init__(message)
+        self.index = index
 
 
 class ModelError(ExemplarError):

@@ -24,11 +24,13 @@ def promote_round(params: Params, layout: Layout, number: int) -> dict[str, Any]
     """Do all of it for one round, and return the content of promotion.json."""
     profile, dataset = params.active, read_dataset(layout.data)
     settings, folder = profile.promotion, layout.round(number)
-    store = tracking.open_store(layout.root, settings.experiment)
     evaluations = {
         name: (item, layout.baseline(name) / "evaluation")
         for name, item in params.baselines.items()
     }
+    for _, evaluation in [*evaluations.values(), ("", folder / "evaluation")]:
+        _require_same_data(evaluation, dataset)  # before anything is logged
+    store = tracking.open_store(layout.root, settings.experiment)
     log_baselines(store, dataset, profile, evaluations, data=layout.data)
     run_id = log_round(store, dataset, profile, folder, data=layout.data, number=number)
     return register_and_decide(
@@ -196,7 +198,8 @@ def _stored_decision(store: tracking.Store, name: str, version: str) -> dict[str
     """The version is champion already: repeat what the gate said when it became so."""
     stored = registry.read_gate_report(store, name, version)
     headline = f"Version {version} is the champion already."
-    return stored or {"promoted": True, "headline": headline, "reasons": [headline], "tasks": []}
+    given = {"promoted": True, "headline": headline, "reasons": [headline], "tasks": []}
+    return stored or {"against": "itself", **given}
 
 
 def _refuse(
@@ -215,6 +218,11 @@ def _refuse(
     }
     registry.store_gate_report(store, name, version, report, f"# Not promoted\n\n- {reason}\n")
     return report
+
+
+def _require_same_data(evaluation: Path, dataset: Dataset) -> None:
+    """Raise `DataError` where an evaluation is of other data than the run is logged with."""
+    read_records(evaluation / "outcomes.parquet", Outcome, made_from={"data": dataset.fingerprint})
 
 
 def git_tags() -> dict[str, str]:

@@ -21,7 +21,7 @@ def write_report(params: Params, layout: Layout) -> dict[str, Any]:
     folders = {name: layout.baseline(name) for name in params.baselines}
     folders |= {name: layout.round(item.number) for name, item in params.rounds.items()}
     metrics = {name: read_json(path / "evaluation/metrics.json") for name, path in folders.items()}
-    catalog = load_catalog()
+    catalog, data = load_catalog(), {"data": dataset.fingerprint}
     rounds = {name: layout.round(item.number) for name, item in params.rounds.items()}
     page = build_report(
         ReportData(
@@ -36,11 +36,11 @@ def write_report(params: Params, layout: Layout) -> dict[str, Any]:
             },
             categories={task: catalog[task].category for task in dataset.tasks},
             outcomes={
-                name: read_records(path / "evaluation/outcomes.parquet", Outcome)
+                name: read_records(path / "evaluation/outcomes.parquet", Outcome, made_from=data)
                 for name, path in folders.items()
             },
             demonstrations={
-                name: read_records(path / "demonstrations.parquet", Candidates)
+                name: read_records(path / "demonstrations.parquet", Candidates, made_from=data)
                 for name, path in folders.items()
             },
             test=dataset.test,
@@ -80,6 +80,7 @@ def _counts(manifest: Mapping[str, Any]) -> dict[str, dict[str, int]]:
 
 def _plot(path: Path, metrics: Mapping[str, Mapping[str, Any]]) -> None:
     """Draw every method's average with its 95 % interval, for `dvc plots` and the MLflow UI."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     averages = [entry["average"] for entry in metrics.values()]
@@ -94,5 +95,6 @@ def _plot(path: Path, metrics: Mapping[str, Mapping[str, Any]]) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("average over tasks, 0 to 100, with 95 % interval")
     axes.spines[["top", "right"]].set_visible(False)
-    with atomic_path(path) as temporary:
+    # Without a salt of their own, the ids inside an SVG differ from run to run.
+    with atomic_path(path) as temporary, rc_context({"svg.hashsalt": "exemplar"}):
         figure.savefig(temporary, format="svg", metadata={"Date": None})

@@ -134,9 +134,10 @@ def reward_training(
             progress=f"reward model, round {number}",
             **settings.model_dump(exclude={"init", "min_accuracy", "clip_norm"}),
             clip=settings.clip_norm,
+            checkpoint=_checkpoint(out),
         )
         reward.require_teacher(report.summary, settings.min_accuracy)
-    return report.summary
+    return report.headline(reward.RANKING_ACCURACY, "spearman")
 
 
 def reward_scoring(
@@ -184,8 +185,9 @@ def kd_training(
         progress=f"retriever, round {number}",
         **settings.model_dump(exclude={"init", "clip_norm"}),
         clip=settings.clip_norm,
+        checkpoint=_checkpoint(out),
     )
-    return report.summary
+    return report.headline("group_accuracy", "llm_spearman", "label_agreement_at_3")
 
 
 def search(
@@ -255,7 +257,11 @@ def evaluation(profile: Profile, *, data: Path, demonstrations: Path, out: Path)
         progress=f"evaluation, {out.parent.name}",
     )
     metrics = icl.summarise(
-        outcomes, specs, dataset.test_by_id, num_resamples=settings.num_resamples
+        outcomes,
+        specs,
+        dataset.test_by_id,
+        seed=profile.seed,
+        num_resamples=settings.num_resamples,
     )
     metrics["label_agreement"] = icl.label_agreement(dataset.test, chosen, specs)
     with atomic_folder(out) as folder:
@@ -287,6 +293,11 @@ def report(params: Params, *, layout: Layout) -> Figures:
     figures = write_report(params, layout)
     attach(params, layout, [layout.report, layout.plots / "average.svg"])
     return figures
+
+
+def _checkpoint(out: Path) -> Path:
+    """Name the file from which a killed training goes on; it lies beside what DVC deletes."""
+    return out.with_name(f".{out.name}.checkpoint")
 
 
 def _read(path: Path, kind: type[Any], dataset: Dataset) -> list[Any]:

@@ -193,7 +193,7 @@ def test_a_file_that_is_no_mapping_is_refused(refusal, text, words):
 
 
 def test_a_missing_file_says_where_to_run(tmp_path):
-    with pytest.raises(ConfigError, match="does not exist. Run from the project's root"):
+    with pytest.raises(ConfigError, match=r"does not exist\. Run from the project's root"):
         load_params(tmp_path / "params.yaml")
 
 

@@ -57,7 +57,8 @@ class Encoder:
                 raise PromptError(
                     f"item {index}: its prompt has {len(tokens)} tokens; expected 1 to {room} "
                     "(max_length less the new tokens). Use fewer demonstrations, or raise "
-                    "max_length."
+                    "max_length.",
+                    index=index,
                 )
         return found
 
@@ -67,7 +68,7 @@ class Encoder:
         """Return the tokens of prompt + label for each label, tokenised joined."""
         found = self.prompts([prompt + label for label in labels], [index] * len(labels), room)
         if not self._tokens([prompt])[0]:
-            raise PromptError(_EMPTY.format(index=index))
+            raise PromptError(_EMPTY.format(index=index), index=index)
         return found
 
     def joined(
@@ -110,7 +111,8 @@ class Encoder:
             if not pair[1].strip():
                 raise PromptError(
                     f"item {index}: the answer is empty, so it has no probability. Expected at "
-                    "least one visible character."
+                    "least one visible character.",
+                    index=index,
                 )
             self.joined([pair], [index], max_length)
 
@@ -120,12 +122,13 @@ class Encoder:
         before = len(self.prefix)
         cut = max(0, before + len(tokens) - max_length)
         if before + start == 0:
-            raise PromptError(_EMPTY.format(index=index))
+            raise PromptError(_EMPTY.format(index=index), index=index)
         if before + start - cut < 1 or cut > start:
             raise PromptError(
                 f"item {index}: its answer has {len(tokens) - start} tokens, which leaves no room "
                 f"for a prompt within max_length = {max_length} tokens. A cut answer would get the "
-                "probability of another text; shorten the answer or raise max_length."
+                "probability of another text; shorten the answer or raise max_length.",
+                index=index,
             )
         return Scored(self.prefix + tokens[cut:], before + start - cut, cut > 0)
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from exemplar.errors import ModelError
-from exemplar.lm.packing import PackCost, packs
+from exemplar.lm.packing import PackCost, batches, packs
 
 if TYPE_CHECKING:
     from exemplar.lm.transformers import TransformersLM
@@ -25,16 +26,23 @@ _HALF_TOLERANCE = 0.1
 
 def check_packing(lm: TransformersLM) -> None:
     """Raise `ModelError` where packed and plain logits differ."""
-    (pack,) = packs(_PROBE, max_nodes=64, cost=PackCost(dense=1e9, fixed=1e9))
+    rows = packs(_PROBE, max_nodes=64, cost=PackCost(dense=100.0, fixed=0.0))
+    (batch,) = batches(list(rows), max_nodes=64)
+    assert len(batch.packs) > 1, "the probe must have rows that are padded"
     try:
-        packed_TV = lm.forward(pack, torch.arange(len(pack.tokens)).numpy())
+        packed = lm.forward(batch, [np.arange(len(pack.tokens)) for pack in batch.packs])
         difference = 0.0
-        for member, path in zip(pack.members, pack.paths, strict=True):
-            with torch.inference_mode():
-                inputs = torch.tensor([_PROBE[member]], device=lm.model.device)
-                plain = lm.model(input_ids=inputs, use_cache=False).logits[0].float()
-            gap = (packed_TV[torch.from_numpy(path)] - plain).abs().max() / plain.std()
-            difference = max(difference, float(gap))
+        for pack, packed_TV in zip(
+            batch.packs,
+            torch.split(packed, [len(pack.tokens) for pack in batch.packs]),
+            strict=True,
+        ):
+            for member, path in zip(pack.members, pack.paths, strict=True):
+                with torch.inference_mode():
+                    inputs = torch.tensor([_PROBE[member]], device=lm.model.device)
+                    plain = lm.model(input_ids=inputs, use_cache=False).logits[0].float()
+                gap = (packed_TV[torch.from_numpy(path)] - plain).abs().max() / plain.std()
+                difference = max(difference, float(gap))
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
         raise ModelError(f"{_message(lm)} It failed with: {error}") from error
     if not difference < _TOLERANCES.get(lm.model.dtype, _HALF_TOLERANCE):

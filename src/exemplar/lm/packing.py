@@ -1,13 +1,15 @@
 """Packed prefix tries: many token sequences in one row, each shared prefix computed once.
 
-Sequences are sorted, cut into runs, and each run becomes a `Pack`: the nodes of its prefix trie
-in depth-first order. A node is a token after a given prefix. In that order the descendants of
-node t are exactly the nodes t+1 .. ends[t]-1, so attention from a node to its ancestors, which is
-what a causal model sees when it reads one sequence alone, is a simple mask. Position = depth.
+Sequences are sorted, cut into runs, and each run becomes a `Pack`, a row of its own: the nodes of
+its prefix trie in depth-first order. Rows of like length go through the model together.
+
+A node is a token after a given prefix. In depth-first order the descendants of node t are exactly
+the nodes t+1 .. ends[t]-1, so attention from a node to its ancestors, which is what a causal model
+sees when it reads one sequence alone, is a simple mask. Position = depth.
 
 No model here: token lists in, arrays out.
 
-Legend: N sequences, T nodes of a pack (tokens of its row).
+Legend: N sequences, B packs of a batch, T nodes of a pack (tokens of its row).
 """
 
 from __future__ import annotations
@@ -28,11 +30,25 @@ class PackCost:
     """What a row of T nodes costs, in units of one token's share of the matrix products.
 
     cost(T) = T + T * T / dense + fixed. `dense`: the row length at which masked attention, which
-    computes all T * T pairs, costs as much as all else. `fixed`: the overhead of one forward pass.
+    computes all T * T pairs, costs as much as all else. `fixed`: the overhead of one more row.
     """
 
     dense: float
     fixed: float
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Packs as the rows of one forward pass, padded to the longest.
+
+    `tokens`, `depths` (B, T); `visible` (B, T, T). A padding node has token 0 and depth 0 and sees
+    itself alone, so that its attention has something to weigh; nothing else sees it.
+    """
+
+    packs: tuple[Pack, ...]
+    tokens: IntArray
+    depths: IntArray
+    visible: BoolArray
 
 
 @dataclass(frozen=True)
@@ -74,6 +90,33 @@ def packs(sequences: Sequence[Sequence[int]], *, max_nodes: int, cost: PackCost)
     for start, end in _partition(lengths, shared, max_nodes, cost):
         members = order[start:end]
         yield _build(members, [sequences[index] for index in members], shared[start:end])
+
+
+def batches(rows: Sequence[Pack], *, max_nodes: int) -> Iterator[Batch]:
+    """Yield the packs as batches of at most `max_nodes` nodes, padding included.
+
+    Packs of like length come together, the longest first: what is too large fails at once.
+    """
+    ordered = sorted(rows, key=lambda pack: -len(pack.tokens))
+    start = 0
+    while start < len(ordered):
+        longest = len(ordered[start].tokens)
+        end = min(start + max(1, max_nodes // longest), len(ordered))
+        yield _pad(ordered[start:end], longest)
+        start = end
+
+
+def _pad(rows: Sequence[Pack], length: int) -> Batch:
+    tokens_BT = np.zeros((len(rows), length), dtype=np.int64)
+    depths_BT = np.zeros_like(tokens_BT)
+    visible_BTT = np.zeros((len(rows), length, length), dtype=np.bool_)
+    visible_BTT[:] = np.eye(length, dtype=np.bool_)
+    for row, pack in enumerate(rows):
+        size = len(pack.tokens)
+        tokens_BT[row, :size] = pack.tokens
+        depths_BT[row, :size] = pack.depths
+        visible_BTT[row, :size, :size] = pack.visible()
+    return Batch(tuple(rows), tokens_BT, depths_BT, visible_BTT)
 
 
 def _shared_prefix(first: Sequence[int], second: Sequence[int]) -> int:

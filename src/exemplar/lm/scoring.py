@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from exemplar.errors import DataError
+from exemplar.errors import DataError, PromptError
 from exemplar.lm.base import LanguageModel
 from exemplar.prompts import assemble
 from exemplar.records import OTHER_LABEL, OTHER_TASK, Candidates, Example, LlmScores
@@ -56,7 +56,11 @@ def score_candidates(
     classification_tasks: Collection[str],
     progress: str | None = None,
 ) -> list[LlmScores]:
-    """Score every (query, candidate) pair. Both are looked up in `pool` by id."""
+    """Score every (query, candidate) pair. Both are looked up in `pool` by id.
+
+    Raises `DataError` on an id that is not there, `PromptError` naming the query whose answer does
+    not fit the LM's `max_length`, and `ModelError` where the LM returns NaN.
+    """
     prompts, answers, reasons = [], [], []
     for item in candidates:
         query = _find(pool, item.query_id)
@@ -65,7 +69,12 @@ def score_candidates(
             prompts.append(assemble([candidate.text], query.query))
             answers.append(query.answer)
             reasons.append(ineligible(query, candidate, classification_tasks))
-    llm_logprobs = lm.logprobs(prompts, answers, progress=progress)
+    try:
+        llm_logprobs = lm.logprobs(prompts, answers, progress=progress)
+    except PromptError as error:
+        owners = [item.query_id for item in candidates for _ in item.candidate_ids]
+        whose = "" if error.index is None else f"query {owners[error.index]!r}: "
+        raise PromptError(f"{whose}{error}", index=error.index) from error
     scores, start = [], 0
     for item in candidates:
         stop = start + len(item.candidate_ids)

@@ -24,14 +24,12 @@ from exemplar.lm.decoding import LineDecoder, by_length, check_finite, end_token
 from exemplar.lm.encoding import Encoder, Scored
 from exemplar.lm.labels import END, Prefix, branchings, descend
 from exemplar.lm.meter import Meter
-from exemplar.lm.packing import IntArray, Pack, PackCost, packs
+from exemplar.lm.packing import Batch, IntArray, Pack, PackCost, batches, packs
 
 _LABEL_CHUNK = 128  # prompts decoded together within labels
 _CHUNK = 2048  # sequences tokenised and packed together: bounds the memory, not the result
-# CPU: fitted to SmolLM2-135M in float32 on one thread, where rows of 240 tokens are fastest (279
-# tokens/s, against 184 at 40 and 178 at 2,040). GPU: launches cost more and attention less, so rows
-# fill batch_tokens.
-_COSTS = {"cpu": PackCost(dense=1800.0, fixed=25.0), "cuda": PackCost(dense=64e3, fixed=500.0)}
+_COSTS = {"cpu": PackCost(dense=1800.0, fixed=2.0), "cuda": PackCost(dense=64e3, fixed=2.0)}
+_FORWARD_NODES = {"cpu": 1024, "cuda": 1 << 16}  # nodes of all rows of one forward pass
 
 Pair = tuple[str, str]
 
@@ -73,7 +71,9 @@ class TransformersLM:
         config = model.config.get_text_config()
         spans = [getattr(config, name, None) for name in ("max_position_embeddings", "window_size")]
         self._max_nodes = min([batch_tokens, *(span for span in spans if isinstance(span, int))])
-        self._cost = _COSTS["cuda" if model.device.type == "cuda" else "cpu"]
+        kind = "cuda" if model.device.type == "cuda" else "cpu"
+        self._cost = _COSTS[kind]
+        self._forward_nodes = min(batch_tokens, _FORWARD_NODES[kind])
 
     def count_tokens(self, text: str) -> int:
         """Return how many tokens `text` takes as a prompt."""
@@ -178,32 +178,50 @@ class TransformersLM:
 
     def _read(self, sequences: Sequence[Sequence[int]], starts: Sequence[int]) -> Iterator[Read]:
         """Run the model over packs of `sequences`; read logits from position `starts[i]` on."""
-        for pack in packs(sequences, max_nodes=self._max_nodes, cost=self._cost):
+        rows = list(packs(sequences, max_nodes=self._max_nodes, cost=self._cost))
+        for batch in batches(rows, max_nodes=self._forward_nodes):
             wanted = [
-                path[starts[member] :]
-                for member, path in zip(pack.members, pack.paths, strict=True)
+                [path[starts[m] :] for m, path in zip(pack.members, pack.paths, strict=True)]
+                for pack in batch.packs
             ]
-            nodes_U, rows = np.unique(np.concatenate(wanted), return_inverse=True)
-            logits_UV = self.forward(pack, nodes_U)
+            read = [np.unique(np.concatenate(paths), return_inverse=True) for paths in wanted]
+            logits_UV = self.forward(batch, [nodes_U for nodes_U, _ in read])
             check_finite(logits_UV, self.name)
-            cuts = np.cumsum([len(nodes) for nodes in wanted])[:-1]
-            yield Read(pack, logits_UV, tuple(np.split(rows, cuts)))
+            parts = torch.split(logits_UV, [len(nodes_U) for nodes_U, _ in read])
+            for pack, paths, (_, places), part_UV in zip(
+                batch.packs, wanted, read, parts, strict=True
+            ):
+                cuts = np.cumsum([len(path) for path in paths])[:-1]
+                yield Read(pack, part_UV, tuple(np.split(places, cuts)))
 
     @torch.inference_mode()
-    def forward(self, pack: Pack, nodes_U: IntArray) -> torch.Tensor:
-        """Return the logits (U, V) in float32 at some nodes of a pack."""
+    def forward(self, batch: Batch, nodes: Sequence[IntArray]) -> torch.Tensor:
+        """Return the logits (U, V) in float32 at `nodes[i]` of row i, row after row.
+
+        The projection to the vocabulary sees these nodes alone: they are picked on its doorstep,
+        which works for every architecture, whatever it does to the logits afterwards.
+        """
         device = self.model.device
-        visible_TT = torch.from_numpy(pack.visible()).to(device)
+        visible_BTT = torch.from_numpy(batch.visible).to(device)
         # Additive, since eager attention adds it; every row sees itself, so none is all masked.
-        mask_TT = torch.zeros(visible_TT.shape, dtype=self.model.dtype, device=device)
-        mask_TT.masked_fill_(~visible_TT, torch.finfo(self.model.dtype).min)
-        output = self.model(
-            input_ids=torch.from_numpy(pack.tokens).to(device)[None],
-            attention_mask=mask_TT[None, None],
-            position_ids=torch.from_numpy(pack.depths).to(device)[None],
-            use_cache=False,
-            logits_to_keep=torch.from_numpy(nodes_U).to(device),
-        )
+        mask_BTT = torch.zeros(visible_BTT.shape, dtype=self.model.dtype, device=device)
+        mask_BTT.masked_fill_(~visible_BTT, torch.finfo(self.model.dtype).min)
+        rows_U = torch.from_numpy(np.repeat(np.arange(len(nodes)), [len(n) for n in nodes]))
+        places_U = torch.from_numpy(np.concatenate(nodes))
+
+        def pick(_module: Any, arguments: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+            return (arguments[0][rows_U.to(device), places_U.to(device)][None],)
+
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(pick)
+        try:
+            output = self.model(
+                input_ids=torch.from_numpy(batch.tokens).to(device),
+                attention_mask=mask_BTT[:, None],
+                position_ids=torch.from_numpy(batch.depths).to(device),
+                use_cache=False,
+            )
+        finally:
+            hook.remove()
         logits_UV: torch.Tensor = output.logits[0].float()
         return logits_UV
 

@@ -48,6 +48,17 @@ class TrainingReport:
     history: list[dict[str, float]]
     summary: dict[str, Any]
 
+    def headline(self, *names: str) -> dict[str, Any]:
+        """Return what is worth a line: counts, time, and some held-out figures by name."""
+        kept = ("num_updates", "best_update", "num_queries", "num_held_out", "dtype")
+        held_out = {
+            name: self.summary[HELD_OUT + name]
+            for name in ("loss", *names)
+            if HELD_OUT + name in self.summary
+        }
+        counts = {name: self.summary[name] for name in kept if name in self.summary}
+        return {**counts, **held_out, "updates_per_second": self.summary["updates_per_second"]}
+
     def write(self, folder: Path) -> None:
         """Write `training.json` into a model folder, without times: equal inputs, equal bytes."""
         summary = {name: value for name, value in self.summary.items() if name not in _TIMES}

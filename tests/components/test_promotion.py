@@ -1,0 +1,179 @@
+"""Claims about promotion: what is logged, what is registered, and when the champion changes."""
+
+import json
+import shutil
+from dataclasses import replace
+from statistics import fmean
+
+import pytest
+
+from exemplar import registry, tracking
+from exemplar.aliases import aliases_of
+from exemplar.config import load_params
+from exemplar.data.io import made_from, read_records, write_records
+from exemplar.errors import DataError
+from exemplar.layout import Layout
+from exemplar.records import Outcome
+from exemplar.steps import download_data, promotion
+
+NAME = "tiny-retriever"
+
+
+@pytest.fixture(scope="module")
+def store(workspace):
+    return tracking.open_store(workspace.root, "tiny", create=False)
+
+
+@pytest.fixture
+def copy(workspace, write_params, tmp_path):
+    """A copy of the run with an experiment and a model of its own, in the copied database."""
+    ignored = shutil.ignore_patterns("mlartifacts", "report.html")
+    shutil.copytree(workspace.root, tmp_path / "copy", ignore=ignored)
+    changes = {"promotion.experiment": "other", "promotion.registered_model": "other"}
+    params = write_params(tmp_path / "copy/params.yaml", changes)
+    return load_params(params), Layout(tmp_path / "copy")
+
+
+def give(folder, score):
+    """Let every answer of an evaluation have this score."""
+    path = folder / "evaluation/outcomes.parquet"
+    sealed = made_from(path)
+    outcomes = [replace(outcome, score=score) for outcome in read_records(path, Outcome)]
+    write_records(path, Outcome, outcomes, made_from=sealed)
+
+
+def test_promotion_json_tells_the_gates_decision_on_the_frozen_outcomes(workspace):
+    """The verdict must follow from rows that anyone can read again."""
+    folder = workspace.layout.round(1)
+    decision = json.loads((folder / "promotion.json").read_text())
+
+    def average(path):
+        tasks = {}
+        for outcome in read_records(path / "evaluation/outcomes.parquet", Outcome):
+            tasks.setdefault(outcome.task, []).append(outcome.score)
+        return fmean(fmean(scores) for scores in tasks.values())
+
+    assert decision["against"] == "baseline bm25"
+    assert decision["champion"] == pytest.approx(average(workspace.layout.baseline("bm25")))
+    assert decision["challenger"] == pytest.approx(average(folder))
+    difference = decision["challenger"] - decision["champion"]
+    assert decision["interval"]["value"] == pytest.approx(difference)
+    if decision["promoted"]:
+        assert decision["interval"]["low"] > 0
+    assert decision["headline"].startswith("Promoted" if decision["promoted"] else "Not promoted")
+
+
+def test_every_round_is_a_version_with_its_data_and_gate_result(workspace, store):
+    """A version whose origin is unknown can neither be audited nor rolled back to."""
+    versions = {record.version: record for record in registry.list_versions(store, NAME)}
+    assert {v.round for v in versions.values()} == {1, 2}
+    manifest = json.loads((workspace.layout.data / "manifest.json").read_text())
+    for number in (1, 2):
+        decision = json.loads((workspace.layout.round(number) / "promotion.json").read_text())
+        record = versions[decision["version"]]
+        assert record.round == number
+        assert record.gate == ("promoted" if decision["promoted"] else "refused")
+        assert record.run_id == decision["run_id"]
+        for split in ("test", "pool"):
+            assert record.fingerprints[split] == manifest["sha256"][split]
+
+
+def test_rounds_and_baselines_are_runs_with_the_same_metric_names(workspace, store):
+    """MLflow's page compares runs only by metrics of equal names."""
+    runs = store.client.search_runs([store.experiment_id])
+    assert {run.info.run_name for run in runs} == {
+        *(f"round-{n}" for n in (1, 2)),
+        *(f"baseline-{name}" for name in workspace.params.baselines),
+    }
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    names = ["eval/average", "eval/in_house", *(f"eval/{t}" for t in workspace.dataset.tasks)]
+    for run in runs:
+        kind, _, name = run.info.run_name.partition("-")
+        folder = (
+            workspace.layout.round(int(name))
+            if kind == "round"
+            else workspace.layout.baseline(name)
+        )
+        metrics = json.loads((folder / "evaluation/metrics.json").read_text())
+        assert set(names) <= set(run.data.metrics)
+        assert run.data.metrics["eval/average"] == pytest.approx(metrics["average"]["value"])
+        assert {d.dataset.name for d in run.inputs.dataset_inputs} == {"pool", "train", "test"}
+    history = store.client.get_metric_history(
+        next(run.info.run_id for run in runs if run.info.run_name == "round-1"),
+        "kd_training_curve/loss",
+    )
+    written = json.loads((workspace.layout.round(1) / "retriever/training.json").read_text())
+    losses = [(row["update"], row["loss"]) for row in written["history"] if "loss" in row]
+    assert [(point.step, point.value) for point in history] == losses
+
+
+def test_promoting_again_adds_nothing(workspace, store):
+    """A step that is repeated after a crash must not fill the registry with copies."""
+    runs = {run.info.run_id for run in store.client.search_runs([store.experiment_id])}
+    versions = registry.list_versions(store, NAME)
+    before = json.loads((workspace.layout.round(2) / "promotion.json").read_text())
+    promotion(workspace.params, layout=workspace.layout, number=2)
+    assert {run.info.run_id for run in store.client.search_runs([store.experiment_id])} == runs
+    assert registry.list_versions(store, NAME) == versions
+    assert json.loads((workspace.layout.round(2) / "promotion.json").read_text()) == before
+
+
+def test_better_rounds_become_champion_and_rollback_returns(copy, run_cli):
+    """The whole life of a champion: first, not compared with itself, second, served, and back."""
+    params, layout = copy
+    give(layout.baseline("bm25"), 0.0)
+    give(layout.round(1), 50.0)
+    give(layout.round(2), 100.0)
+    first = promotion(params, layout=layout, number=1)
+    assert (first["promoted"], first["against"]) == (True, "baseline bm25")
+    store = tracking.open_store(layout.root, "other", create=False)
+    assert aliases_of(store, "other") == {"champion": first["version"]}
+    assert promotion(params, layout=layout, number=1) == first
+    second = promotion(params, layout=layout, number=2)
+    assert second["promoted"]
+    assert second["against"] == f"champion, version {first['version']}"
+    expected = {"champion": second["version"], "previous": first["version"]}
+    assert aliases_of(store, "other") == expected
+
+    options = ("--params", layout.root / "params.yaml", "--root", layout.root)
+    query = "The book of knots, says Ida: save it for the new reader."
+    chosen = run_cli(
+        *options,
+        "select",
+        query,
+        "--task",
+        "library_slips",
+        "-k",
+        2,
+        "--model",
+        "models:/other@champion",
+    )
+    assert chosen.code == 0, chosen.err
+    assert chosen.out.count("[library_slips]") == 2
+    rolled = run_cli(*options, "rollback")
+    assert rolled.code == 0, rolled.err
+    assert f"version {first['version']}" in rolled.out
+    expected = {"champion": first["version"], "previous": second["version"]}
+    assert aliases_of(store, "other") == expected
+
+
+def test_a_champion_of_another_test_set_is_not_compared(copy):
+    """Averages over different questions differ for no reason that concerns the retriever."""
+    params, layout = copy
+    give(layout.baseline("bm25"), 0.0)
+    give(layout.round(1), 50.0)
+    assert promotion(params, layout=layout, number=1)["promoted"]
+    data = params.active.download_data.model_copy(update={"max_test": 4})
+    download_data(params.active.model_copy(update={"download_data": data}), data=layout.data)
+    with pytest.raises(DataError, match="was made from another data"):
+        promotion(params, layout=layout, number=2)  # its evaluation is of the old test set
+    from exemplar.data.dataset import read_dataset
+
+    sealed = {"data": read_dataset(layout.data).fingerprint}
+    for folder in (layout.round(2), *(layout.baseline(name) for name in params.baselines)):
+        path = folder / "evaluation/outcomes.parquet"
+        outcomes = [replace(outcome, score=100.0) for outcome in read_records(path, Outcome)]
+        write_records(path, Outcome, outcomes, made_from=sealed)
+    refused = promotion(params, layout=layout, number=2)
+    assert not refused["promoted"]
+    assert "another test" in refused["headline"]

@@ -1,0 +1,166 @@
+"""Claims about search: exactly the nearest, for the test and the next round, by every method."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from exemplar import steps
+from exemplar.config import Baseline
+from exemplar.data.io import fingerprint, made_from, read_records
+from exemplar.errors import ModelError
+from exemplar.records import Candidates
+
+
+def plain(example) -> str:
+    return " ".join(example.query.casefold().split())
+
+
+def plain_embeddings(folder, texts):
+    """Mean pooling over plain transformers, one text at a time, at length one."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    model = AutoModel.from_pretrained(folder, dtype="float32").eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    rows = []
+    for text in texts:
+        encoded = tokenizer(text, truncation=True, max_length=64, return_tensors="pt")
+        with torch.no_grad():
+            mean = model(**encoded).last_hidden_state[0].mean(dim=0)
+        rows.append((mean / mean.norm()).numpy())
+    return np.stack(rows).astype("float64")
+
+
+def nearest(query_D, query, pool, pool_PD, k):
+    """Numpy's top k among the query's task, without the query's own text; ties in pool order."""
+    eligible = [i for i, e in enumerate(pool) if e.task == query.task and plain(e) != plain(query)]
+    similarities = (pool_PD[eligible] @ query_D).round(6)
+    order = np.argsort(-similarities, kind="stable")[:k]
+    return [pool[eligible[i]].example_id for i in order], similarities[order]
+
+
+@pytest.mark.parametrize(
+    ("number", "split", "k"), [(1, "test", 3), (1, "train", 10), (2, "test", 3), (2, "train", 10)]
+)
+def test_a_round_finds_what_numpy_finds(workspace, number, split, k):
+    """An approximate or misaligned index would only show as a slightly worse retriever."""
+    dataset, folder = workspace.dataset, workspace.layout.round(number)
+    path = (
+        folder / "demonstrations.parquet"
+        if split == "test"
+        else workspace.layout.round(number + 1) / "candidates.parquet"
+    )
+    found = read_records(path, Candidates)
+    queries = getattr(dataset, split)
+    assert [item.query_id for item in found] == [query.example_id for query in queries]
+    pool_PD = plain_embeddings(folder / "retriever", [e.text for e in dataset.pool])
+    queries_QD = plain_embeddings(folder / "retriever", [q.query for q in queries])
+    for item, query, query_D in zip(found, queries, queries_QD, strict=True):
+        ids, similarities = nearest(query_D, query, dataset.pool, pool_PD, k)
+        assert item.similarities == pytest.approx(similarities.tolist(), abs=2e-6)
+        if len(set(similarities)) == k and np.diff(similarities).max() < -1e-5:
+            assert list(item.candidate_ids) == ids
+
+
+def test_the_untrained_baseline_is_the_encoder_that_distillation_starts_from(
+    workspace, tiny_models
+):
+    """It shows what training adds; another encoder would show something else."""
+    dataset = workspace.dataset
+    found = read_records(
+        workspace.layout.baseline("untrained") / "demonstrations.parquet", Candidates
+    )
+    pool_PD = plain_embeddings(tiny_models.encoder, [e.text for e in dataset.pool])
+    queries_QD = plain_embeddings(tiny_models.encoder, [q.query for q in dataset.test])
+    for item, query, query_D in zip(found, dataset.test, queries_QD, strict=True):
+        _, similarities = nearest(query_D, query, dataset.pool, pool_PD, 3)
+        assert item.similarities == pytest.approx(similarities.tolist(), abs=2e-6)
+
+
+@pytest.mark.parametrize("name", ["random", "kmeans", "bm25", "untrained", "zero_shot"])
+def test_every_method_gives_each_test_query_others_of_its_task(workspace, name):
+    """A demonstration that is the query itself would make a baseline look unbeatable."""
+    dataset = workspace.dataset
+    found = read_records(workspace.layout.baseline(name) / "demonstrations.parquet", Candidates)
+    assert [item.query_id for item in found] == [query.example_id for query in dataset.test]
+    for item in found:
+        query = dataset.test_by_id[item.query_id]
+        shown = [dataset.pool_by_id[i] for i in item.candidate_ids]
+        assert len(shown) == (0 if name == "zero_shot" else workspace.profile.search.num_shots)
+        assert all(e.task == query.task and plain(e) != plain(query) for e in shown)
+
+
+def test_kmeans_shows_the_same_to_a_whole_task_and_random_does_not(workspace):
+    """That is what tells these two baselines apart from retrieval, and from each other."""
+    shown = {}
+    for name in ("kmeans", "random"):
+        path = workspace.layout.baseline(name) / "demonstrations.parquet"
+        for item in read_records(path, Candidates):
+            task = workspace.dataset.test_by_id[item.query_id].task
+            shown.setdefault((name, task), set()).add(item.candidate_ids)
+    assert {len(sets) for (name, _), sets in shown.items() if name == "kmeans"} == {1}
+    assert min(len(sets) for (name, _), sets in shown.items() if name == "random") > 1
+
+
+def test_files_name_the_data_and_the_retriever_they_were_made_from(workspace):
+    """Candidates of an older retriever would be scored as the new one's."""
+    for number in (1, 2):
+        folder = workspace.layout.round(number)
+        expected = {
+            "data": workspace.dataset.fingerprint,
+            "retriever": fingerprint(folder / "retriever"),
+        }
+        assert made_from(folder / "demonstrations.parquet") == expected
+        assert made_from(workspace.layout.round(number + 1) / "candidates.parquet") == expected
+    baseline = workspace.layout.baseline("bm25") / "demonstrations.parquet"
+    assert made_from(baseline) == {"data": workspace.dataset.fingerprint}
+
+
+def test_again_the_same_bytes(workspace, tmp_path):
+    """DVC would rerun everything after a search whose output changes by itself."""
+    figures = steps.search(
+        workspace.profile,
+        data=workspace.layout.data,
+        method=workspace.layout.round(1) / "retriever",
+        out=tmp_path / "demonstrations.parquet",
+        next_candidates=tmp_path / "candidates.parquet",
+    )
+    assert figures == {"demonstrations": 20, "candidates": 30}
+    first = {
+        "demonstrations.parquet": workspace.layout.round(1),
+        "candidates.parquet": workspace.layout.round(2),
+    }
+    for name, folder in first.items():
+        old, new = (
+            hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in (folder / name, tmp_path / name)
+        )
+        assert old == new
+
+
+def test_a_folder_that_holds_no_encoder_is_refused(workspace, tmp_path):
+    """The first guess at the cause would be the search, not a training that never ran."""
+    (tmp_path / "retriever").mkdir()
+    (tmp_path / "retriever" / "notes.json").write_text(json.dumps({}))
+    with pytest.raises(ModelError, match="is no encoder"):
+        steps.search(
+            workspace.profile,
+            data=workspace.layout.data,
+            method=tmp_path / "retriever",
+            out=tmp_path / "demonstrations.parquet",
+        )
+    assert not (tmp_path / "demonstrations.parquet").exists()
+
+
+def test_a_baseline_may_bring_its_own_encoder(workspace, tmp_path):
+    """Comparing with a published encoder needs no code."""
+    steps.search(
+        workspace.profile,
+        data=workspace.layout.data,
+        method=Baseline(method="dense", encoder=str(workspace.layout.round(1) / "retriever")),
+        out=tmp_path / "demonstrations.parquet",
+    )
+    trained = read_records(workspace.layout.round(1) / "demonstrations.parquet", Candidates)
+    assert read_records(tmp_path / "demonstrations.parquet", Candidates) == trained

@@ -1,0 +1,176 @@
+"""Claims about the command line: what it prints, where it writes, and how it refuses."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from exemplar import __version__
+from exemplar.cli import _short
+
+
+@pytest.fixture
+def here(workspace, run_cli):
+    """Return a function that runs a command on the finished workspace."""
+
+    def run(*arguments):
+        return run_cli("--params", workspace.params_path, "--root", workspace.root, *arguments)
+
+    return run
+
+
+def test_without_a_command_there_is_help(run_cli):
+    """The first thing that anyone types should show the way."""
+    shown = run_cli()
+    assert "Commands:" in shown.out + shown.err
+    assert "kd-training" in shown.out + shown.err
+
+
+def test_the_module_is_the_command_too():
+    """Where scripts are not on the path, `python -m exemplar` must do the same."""
+    done = subprocess.run(
+        [sys.executable, "-m", "exemplar", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "download-data" in done.stdout
+    assert __version__
+
+
+def test_a_steps_cost_is_written_beside_its_output(workspace):
+    """The report's table of costs, and any estimate of a larger run, rest on these files."""
+    steps = ["download_data", "bm25_candidates"]
+    steps += [
+        f"{target}/{step}"
+        for target in ("r1", "r2")
+        for step in (
+            "llm_scoring",
+            "reward_training",
+            "reward_scoring",
+            "kd_training",
+            "search",
+            "evaluation",
+        )
+    ]
+    steps += [
+        f"{name}/{step}" for name in workspace.params.baselines for step in ("search", "evaluation")
+    ]
+    folder = workspace.root / "costs"
+    found = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.json")}
+    assert found == set(steps)
+    for name in steps:
+        cost = json.loads((folder / f"{name}.json").read_text())
+        target, _, step = name.rpartition("/")
+        assert (cost["step"], cost["target"]) == (step, target)
+        assert cost["seconds"] >= 0
+
+
+def test_the_summary_shows_every_method_and_both_verdicts(workspace, here):
+    """After a run of hours the terminal must say how it ended and where to look."""
+    shown = here("summary")
+    assert shown.code == 0
+    for name in (*workspace.params.baselines, "r1", "r2", *workspace.dataset.tasks):
+        assert name in shown.out
+    for number in (1, 2):
+        path = workspace.layout.round(number) / "promotion.json"
+        decision = json.loads(path.read_text())
+        verdict = "promoted" if decision["promoted"] else "not promoted"
+        assert f"r{number} {verdict}: " in shown.out
+    assert "mlflow ui" in shown.out
+    metrics = json.loads((workspace.layout.round(1) / "evaluation/metrics.json").read_text())
+    assert f"{metrics['average']['value']:.1f}" in shown.out
+
+
+def test_the_registry_lists_every_version(here):
+    """One look must tell which version answers and how each came in."""
+    shown = here("registry")
+    assert shown.code == 0
+    for word in ("version", "aliases", "round", "gate", "challenger"):
+        assert word in shown.out
+
+
+def test_select_searches_a_registered_version(workspace, here):
+    """Trying the retriever on one's own text is the first use of it."""
+    decision = json.loads((workspace.layout.round(1) / "promotion.json").read_text())
+    model = f"models:/tiny-retriever/{decision['version']}"
+    chosen = here("select", "The book of knots", "-k", 3, "--model", model)
+    assert chosen.code == 0, chosen.err
+    lines = chosen.out.splitlines()
+    assert len(lines) == 3
+    similarities = [float(line.split()[0]) for line in lines]
+    assert similarities == sorted(similarities, reverse=True)
+    prompt = here(
+        "select",
+        "The book of knots",
+        "-k",
+        2,
+        "--prompt",
+        "--task",
+        "board_notes",
+        "--model",
+        model,
+    )
+    assert prompt.out.endswith("\n\nThe book of knots\n")
+    assert prompt.out.count("\n\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("search",), "Give either --round N or --baseline NAME"),
+        (("search", "--round", 1, "--baseline", "bm25"), "Give either --round N or --baseline"),
+        (("search", "--baseline", "bm26"), "'bm26' is not in params.yaml; known: zero_shot"),
+        (("evaluation", "--baseline", "bm26"), "'bm26' is not in params.yaml"),
+        (("select", "text", "--model", "models:/nobody@champion"), "no model 'nobody'"),
+        (("select", "text", "--model", "models:/tiny-retriever@best"), "has no alias best"),
+        (("select", "text", "--model", "models:/tiny-retriever/9"), "has no version 9"),
+        (("select", "text", "--model", "models:/tiny-retriever"), "is no model reference"),
+        (("select", "text", "--model", "nowhere"), "neither a bundle"),
+        (("select", " ", "--model", "models:/tiny-retriever/1"), "expected a text"),
+        (("select", "text", "--task", "chess", "--model", "models:/tiny-retriever/1"), "chess"),
+        (("select", "text", "-k", 999, "--model", "models:/tiny-retriever/1"), "k is 999"),
+        (("rollback",), "nothing to roll back to"),
+        (("run",), "Leave --params and --root away"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_one_message(here, arguments, words):
+    """A traceback tells users that the tool is broken, not what they can do."""
+    refused = here(*arguments)
+    assert refused.code == 2
+    assert refused.err.startswith("error: ")
+    assert words in refused.err
+    assert "Traceback" not in refused.err
+    assert refused.out == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("llm-scoring",),
+        ("llm-scoring", "--round", 0),
+        ("llm-scoring", "--round", "one"),
+        ("no-such-step",),
+        ("summary", "--wrong"),
+        ("select", "text", "-k", 0),
+    ],
+)
+def test_wrong_usage_ends_with_two_as_well(here, arguments):
+    """Scripts tell a user's error from a crash by the exit code."""
+    refused = here(*arguments)
+    assert refused.code == 2
+    assert "Traceback" not in refused.err
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(12345, "12,345"), (0.123456, "0.1235"), ("float32", "float32")]
+)
+def test_figures_are_printed_for_people(value, text):
+    assert _short(value) == text
+
+
+def test_a_step_prints_one_line(workspace, run_cli, tmp_path):
+    """Thirty steps a run: what each prints must fit on a line that one reads."""
+    done = run_cli("--params", workspace.params_path, "--root", tmp_path, "download-data")
+    assert done.code == 0
+    pattern = r"download_data: tasks 4, pool 96, train 30, test 20, seconds [\d.]+\n"
+    assert re.fullmatch(pattern, done.out)
