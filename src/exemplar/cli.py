@@ -42,7 +42,8 @@ def _open(
 ) -> None:
     level = logging.INFO if verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(name)s: %(message)s", stream=sys.stderr)
-    logging.getLogger("bm25s").setLevel(level)  # it sets its own to DEBUG
+    for handler in logging.getLogger().handlers:
+        handler.setLevel(level)  # some libraries set their own loggers to DEBUG on import
     context.obj = Workspace(params, Layout(root))
 
 
@@ -58,12 +59,7 @@ def _run_step(context: typer.Context, step: str, target: str = "", **arguments: 
     figures = dict(getattr(steps, step)(profile, **arguments))
     figures["seconds"] = round(time.perf_counter() - start, 2)
     write_json(space.layout.cost(step, target), {"step": step, "target": target, **figures})
-    shown = {
-        name: value
-        for name, value in figures.items()
-        if not name.startswith("before/") and name.count("/") < 2  # the cost file has them all
-    }
-    counts = ", ".join(f"{name} {_short(value)}" for name, value in shown.items())
+    counts = ", ".join(f"{name} {_short(value)}" for name, value in figures.items())
     typer.echo(f"{step}{' ' + target if target else ''}: {counts}")
 
 

@@ -222,7 +222,7 @@ def _refuse(
 
 def _require_same_data(evaluation: Path, dataset: Dataset) -> None:
     """Raise `DataError` where an evaluation is of other data than the run is logged with."""
-    read_records(evaluation / "outcomes.parquet", Outcome, made_from={"data": dataset.fingerprint})
+    dataset.read(evaluation / "outcomes.parquet", Outcome)
 
 
 def git_tags() -> dict[str, str]:

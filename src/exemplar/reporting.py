@@ -8,7 +8,7 @@ from typing import Any
 
 from exemplar.config import Params
 from exemplar.data.dataset import read_dataset
-from exemplar.data.io import atomic_path, read_json, read_records, write_json, write_text
+from exemplar.data.io import atomic_path, read_json, write_json, write_text
 from exemplar.evaluation.report import ReportData, build_report, rounds_csv
 from exemplar.layout import Layout
 from exemplar.records import Candidates, Outcome
@@ -21,7 +21,7 @@ def write_report(params: Params, layout: Layout) -> dict[str, Any]:
     folders = {name: layout.baseline(name) for name in params.baselines}
     folders |= {name: layout.round(item.number) for name, item in params.rounds.items()}
     metrics = {name: read_json(path / "evaluation/metrics.json") for name, path in folders.items()}
-    catalog, data = load_catalog(), {"data": dataset.fingerprint}
+    catalog = load_catalog()
     rounds = {name: layout.round(item.number) for name, item in params.rounds.items()}
     page = build_report(
         ReportData(
@@ -36,11 +36,11 @@ def write_report(params: Params, layout: Layout) -> dict[str, Any]:
             },
             categories={task: catalog[task].category for task in dataset.tasks},
             outcomes={
-                name: read_records(path / "evaluation/outcomes.parquet", Outcome, made_from=data)
+                name: dataset.read(path / "evaluation/outcomes.parquet", Outcome)
                 for name, path in folders.items()
             },
             demonstrations={
-                name: read_records(path / "demonstrations.parquet", Candidates, made_from=data)
+                name: dataset.read(path / "demonstrations.parquet", Candidates)
                 for name, path in folders.items()
             },
             test=dataset.test,

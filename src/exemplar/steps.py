@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from exemplar.config import Baseline, Params, Profile
-from exemplar.data.dataset import Dataset, read_dataset, write_dataset
+from exemplar.data.dataset import read_dataset, write_dataset
 from exemplar.data.io import (
     atomic_folder,
     fingerprint,
-    read_records,
     write_json,
     write_records,
     write_text,
@@ -99,7 +98,7 @@ def llm_scoring(
 
     dataset = read_dataset(data)
     drawn = scoring.draw_candidates(
-        _read(candidates, Candidates, dataset),
+        dataset.read(candidates, Candidates),
         num_candidates=profile.llm_scoring.num_candidates,
         seed=profile.seed,
         number=number,
@@ -112,7 +111,7 @@ def llm_scoring(
         classification_tasks=dataset.classification_tasks,
         progress=f"LM scoring, round {number}",
     )
-    write_records(out, LlmScores, scores, made_from=_made_from(dataset, candidates=candidates))
+    write_records(out, LlmScores, scores, made_from=dataset.made_from(candidates=candidates))
     return {"dtype": lm.dtype, **lm.stats.figures(), "queries": len(scores)}
 
 
@@ -127,7 +126,7 @@ def reward_training(
         report = reward.train_reward_model(
             settings.init,
             dataset.pool_by_id,
-            _read(llm_scores, LlmScores, dataset),
+            dataset.read(llm_scores, LlmScores),
             folder,
             seed=profile.seed,
             round=number,
@@ -150,12 +149,12 @@ def reward_scoring(
     rewards = reward.score_rewards(
         reward_model,
         dataset.pool_by_id,
-        _read(candidates, Candidates, dataset),
+        dataset.read(candidates, Candidates),
         batch_tokens=profile.reward_scoring.batch_tokens,
         dtype=profile.reward_training.dtype,
         progress="rewards",
     )
-    sealed = _made_from(dataset, candidates=candidates, reward_model=reward_model)
+    sealed = dataset.made_from(candidates=candidates, reward_model=reward_model)
     write_records(out, Rewards, rewards, made_from=sealed)
     return {"queries": len(rewards), "pairs": sum(len(item.rewards) for item in rewards)}
 
@@ -176,9 +175,9 @@ def kd_training(
     report = distill.train_retriever(
         settings.init,
         dataset.pool_by_id,
-        [_read(path, Rewards, dataset) for path in rewards],
+        [dataset.read(path, Rewards) for path in rewards],
         out,
-        llm_scores=_read(llm_scores, LlmScores, dataset),
+        llm_scores=dataset.read(llm_scores, LlmScores),
         classification_tasks=dataset.classification_tasks,
         seed=profile.seed,
         round=number,
@@ -239,7 +238,7 @@ def evaluation(profile: Profile, *, data: Path, demonstrations: Path, out: Path)
     dataset, settings = read_dataset(data), profile.evaluation
     chosen = {
         item.query_id: [dataset.pool_by_id[name] for name in item.candidate_ids]
-        for item in _read(demonstrations, Candidates, dataset)
+        for item in dataset.read(demonstrations, Candidates)
     }
     missing = [query.example_id for query in dataset.test if query.example_id not in chosen]
     if missing:
@@ -265,7 +264,7 @@ def evaluation(profile: Profile, *, data: Path, demonstrations: Path, out: Path)
     )
     metrics["label_agreement"] = icl.label_agreement(dataset.test, chosen, specs)
     with atomic_folder(out) as folder:
-        sealed = _made_from(dataset, demonstrations=demonstrations)
+        sealed = dataset.made_from(demonstrations=demonstrations)
         write_records(folder / "outcomes.parquet", Outcome, outcomes, made_from=sealed)
         write_json(folder / "metrics.json", metrics)
         write_text(
@@ -298,13 +297,3 @@ def report(params: Params, *, layout: Layout) -> Figures:
 def _checkpoint(out: Path) -> Path:
     """Name the file from which a killed training goes on; it lies beside what DVC deletes."""
     return out.with_name(f".{out.name}.checkpoint")
-
-
-def _read(path: Path, kind: type[Any], dataset: Dataset) -> list[Any]:
-    return read_records(path, kind, made_from={"data": dataset.fingerprint})
-
-
-def _made_from(dataset: Dataset, **inputs: Path) -> dict[str, str]:
-    return {"data": dataset.fingerprint} | {
-        name: fingerprint(path) for name, path in inputs.items()
-    }

@@ -99,17 +99,8 @@ def test_select_searches_a_registered_version(workspace, here):
     assert len(lines) == 3
     similarities = [float(line.split()[0]) for line in lines]
     assert similarities == sorted(similarities, reverse=True)
-    prompt = here(
-        "select",
-        "The book of knots",
-        "-k",
-        2,
-        "--prompt",
-        "--task",
-        "board_notes",
-        "--model",
-        model,
-    )
+    task = ("--task", "board_notes")
+    prompt = here("select", "The book of knots", "-k", 2, "--prompt", *task, "--model", model)
     assert prompt.out.endswith("\n\nThe book of knots\n")
     assert prompt.out.count("\n\n") == 2
 
@@ -122,8 +113,8 @@ def test_select_searches_a_registered_version(workspace, here):
         (("search", "--baseline", "bm26"), "'bm26' is not in params.yaml; known: zero_shot"),
         (("evaluation", "--baseline", "bm26"), "'bm26' is not in params.yaml"),
         (("select", "text", "--model", "models:/nobody@champion"), "no model 'nobody'"),
-        (("select", "text", "--model", "models:/tiny-retriever@best"), "has no alias best"),
-        (("select", "text", "--model", "models:/tiny-retriever/9"), "has no version 9"),
+        (("select", "text", "--model", "models:/tiny-retriever@best"), "has no alias 'best'"),
+        (("select", "text", "--model", "models:/tiny-retriever/9"), "has no version '9'"),
         (("select", "text", "--model", "models:/tiny-retriever"), "is no model reference"),
         (("select", "text", "--model", "nowhere"), "neither a bundle"),
         (("select", " ", "--model", "models:/tiny-retriever/1"), "expected a text"),

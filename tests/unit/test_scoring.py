@@ -96,7 +96,7 @@ def test_a_candidate_that_is_not_in_the_pool_is_named():
 
 
 def test_an_answer_that_does_not_fit_names_its_query():
-    """ "Item 40,312" leads nobody to the example that must be shortened."""
+    """The number of a pair leads nobody to the example that must be shortened."""
     asked = [candidates("m1", "m2", "m3"), candidates("w1", "w2")]
     with pytest.raises(PromptError, match="query 'w1': item 2: too long"):
         score_candidates(RecordingLm(broken_at=2), asked, POOL, classification_tasks=LABELLED)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from exemplar.data.io import (
+    Record,
     atomic_folder,
     fingerprint,
     read_json,
@@ -63,6 +64,15 @@ class Dataset:
     def classification_tasks(self) -> frozenset[str]:
         """The tasks whose answers are labels."""
         return frozenset(name for name, spec in self.specs.items() if spec.kind == "classification")
+
+    def read(self, path: Path, kind: type[Record]) -> list[Record]:
+        """Read records that were made from this data. Raises `DataError` where they were not."""
+        return read_records(path, kind, made_from={"data": self.fingerprint})
+
+    def made_from(self, **inputs: Path) -> dict[str, str]:
+        """Return the fingerprints of this data and of other inputs, to seal a file with."""
+        others = {name: fingerprint(path) for name, path in inputs.items()}
+        return {"data": self.fingerprint, **others}
 
     @property
     def fingerprint(self) -> str:
