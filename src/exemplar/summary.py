@@ -44,16 +44,17 @@ def print_summary(params: Params, layout: Layout) -> None:
         path = layout.round(params.rounds[name].number) / "promotion.json"
         if path.exists():
             decision = read_json(path)
-            verdict = "[green]promoted[/]" if decision["promoted"] else "[yellow]not promoted[/]"
-            console.print(f"[bold]{name}[/] {verdict}: {decision['headline']}", highlight=False)
+            colour = "green" if decision["promoted"] else "yellow"
+            console.print(f"[bold {colour}]{name}[/] {decision['headline']}", highlight=False)
     _print_places(console, params, layout)
 
 
 def _table(figures: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     from rich.table import Table
 
-    table = Table(title=f"{title} (0 to 100; second line: 95 % interval)", show_lines=False)
-    table.add_column("")
+    caption = "Scores from 0 to 100; below each its 95 % interval. Green: the best of its row."
+    table = Table(title=title, caption=caption, box=None, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
     for name in figures:
         table.add_column(name, justify="right", no_wrap=True)
     first = next(iter(figures.values()))
@@ -77,7 +78,11 @@ def _cell(item: Mapping[str, float], *, best: bool) -> str:
 
 def _print_places(console: Any, params: Params, layout: Layout) -> None:
     settings = params.active.promotion
-    model = f"models:/{settings.registered_model}@champion"
+    decisions = [layout.round(item.number) / "promotion.json" for item in params.rounds.values()]
+    found = [read_json(path) for path in decisions if path.exists()]
+    # Promoted now, or compared with a champion: either way there is one.
+    alias = "champion" if any(d["promoted"] or "champion" in d["against"] for d in found) else ""
+    model = f"models:/{settings.registered_model}@{alias or 'challenger'}"
     rows = [
         ("report", f"{layout.report}", f"python -m webbrowser {layout.report}"),
         (
@@ -86,8 +91,8 @@ def _print_places(console: Any, params: Params, layout: Layout) -> None:
             "mlflow ui --backend-store-uri sqlite:///mlflow.db",
         ),
         (
-            "promoted model",
-            model,
+            "promoted model" if alias else "newest model",
+            model if alias else f"{model} (no round has passed the gate yet)",
             f"exemplar select 'your text' -k 4 --model {model}",
         ),
     ]

@@ -23,6 +23,8 @@ _LABELS = {
     "untrained": "Untrained encoder",
 }
 _STEPS = {"reward_training": "Reward model", "kd_training": "Retriever"}
+# Not the figures of single tasks, nor the level of chance, which does not change.
+_CHARTED = re.compile(r"loss|held_out/(?!chance$)[^/]+")
 _HELD_OUT = "held_out/"
 
 
@@ -248,8 +250,7 @@ def training(
     for step, model in _STEPS.items():
         rows = {m: found[step] for m, found in histories.items() if found.get(step)}
         keys = {key: None for history in rows.values() for row in history for key in row}
-        held_out = [key for key in keys if key.startswith(_HELD_OUT)]
-        for key in [*(["loss"] if "loss" in keys else []), *held_out]:
+        for key in filter(_CHARTED.fullmatch, keys):
             lines = [
                 (
                     names.label(m),
