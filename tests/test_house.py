@@ -242,7 +242,8 @@ def test_the_mlflow_folder_is_no_package():
 
 
 def tracked_texts() -> Iterator[tuple[str, str]]:
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    command = ["git", "-c", "safe.directory=*", "ls-files", "-z"]
+    command += ["--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=PROJECT, capture_output=True, check=True).stdout
     for name in listed.decode().split("\0"):
         path = PROJECT / name

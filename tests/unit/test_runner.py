@@ -34,7 +34,9 @@ def test_a_setting_changes_its_own_line_and_nothing_else(params):
     runner.set_params(params, **{**NOTHING, "settings": ["kd_training.num_updates=7"]})
     after = params.read_text().splitlines()
     changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
-    assert changed == [("      num_updates: 60", "      num_updates: 7")]
+    ((old, new),) = changed
+    assert old.startswith("      num_updates: ")
+    assert new == "      num_updates: 7"
     assert load_params(params).active.kd_training.num_updates == 7
 
 

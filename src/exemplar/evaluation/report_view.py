@@ -23,8 +23,7 @@ _LABELS = {
     "untrained": "Untrained encoder",
 }
 _STEPS = {"reward_training": "Reward model", "kd_training": "Retriever"}
-# Not the figures of single tasks, nor the level of chance, which does not change.
-_CHARTED = re.compile(r"loss|held_out/(?!chance$)[^/]+")
+_CHARTED = re.compile(r"loss|held_out/(?!chance$)[^/]+")  # no single tasks, no constants
 _HELD_OUT = "held_out/"
 
 

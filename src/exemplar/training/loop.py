@@ -23,7 +23,13 @@ from exemplar.data.io import atomic_folder, write_json
 from exemplar.errors import TrainingError
 from exemplar.training import checkpoint as checkpoints
 from exemplar.training.checkpoint import State
-from exemplar.training.optimisation import learning_rate_at, make_optimizer, quiet, seeded
+from exemplar.training.optimisation import (
+    check_settings,
+    learning_rate_at,
+    make_optimizer,
+    quiet,
+    seeded,
+)
 
 HELD_OUT = "held_out/"
 """Prefix of figures on held-out queries, in history and summary."""
@@ -146,7 +152,7 @@ def train(
     there; the caller deletes the file once the model is safe. Raises `TrainingError` where loss or
     gradient is not finite, and on settings that cannot be.
     """
-    _check_settings(num_updates, learning_rate, warmup, clip, eval_every)
+    check_settings(num_updates, learning_rate, warmup, clip, eval_every)
     optimizer = make_optimizer(model, weight_decay)
     identity = checkpoints.identity_of(
         identity, seed, num_updates, learning_rate, warmup, eval_every, clip, weight_decay
@@ -289,18 +295,3 @@ def _summary(state: State, seconds: float) -> dict[str, Any]:
         "seconds": round(seconds, 3),
         "updates_per_second": round(state.update / seconds, 4),
     }
-
-
-def _check_settings(
-    num_updates: int, learning_rate: float, warmup: int, clip: float, eval_every: int
-) -> None:
-    settings = (
-        ("num_updates", num_updates, "1 or more", num_updates >= 1),
-        ("learning_rate", learning_rate, "above 0", learning_rate > 0),
-        ("warmup", warmup, f"0 to {num_updates - 1}", 0 <= warmup < num_updates),
-        ("clip", clip, "above 0", clip > 0),
-        ("eval_every", eval_every, "1 or more", eval_every >= 1),
-    )
-    wrong = [f"{name} is {got} (expected {wanted})" for name, got, wanted, ok in settings if not ok]
-    if wrong:
-        raise TrainingError(f"training cannot start: {'; '.join(wrong)}. Mend them and run again.")

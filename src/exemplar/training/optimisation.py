@@ -163,3 +163,19 @@ def seeded(*parts: object) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seeding.derive_seed(*parts))
         yield
+
+
+def check_settings(
+    num_updates: int, learning_rate: float, warmup: int, clip: float, eval_every: int
+) -> None:
+    """Raise `TrainingError` naming every setting of the loop that cannot be."""
+    settings = (
+        ("num_updates", num_updates, "1 or more", num_updates >= 1),
+        ("learning_rate", learning_rate, "above 0", learning_rate > 0),
+        ("warmup", warmup, f"0 to {num_updates - 1}", 0 <= warmup < num_updates),
+        ("clip", clip, "above 0", clip > 0),
+        ("eval_every", eval_every, "1 or more", eval_every >= 1),
+    )
+    wrong = [f"{name} is {got} (expected {wanted})" for name, got, wanted, ok in settings if not ok]
+    if wrong:
+        raise TrainingError(f"training cannot start: {'; '.join(wrong)}. Mend them and run again.")
