@@ -238,7 +238,7 @@ def test_the_mlflow_folder_is_no_package():
     assert not list(folder.rglob("test_*.py"))
     import mlflow
 
-    assert PROJECT not in Path(mlflow.__file__).parents
+    assert folder not in Path(mlflow.__file__).parents
 
 
 def tracked_texts() -> Iterator[tuple[str, str]]:

@@ -41,7 +41,7 @@ def test_a_file_that_the_package_lacks_is_refused_with_what_it_holds(inside):
         ("package:a.b/c", "expected package:"),
         ("models:/exemplar-retriever@champion", "registry"),
         ("/no/such/folder", "no such path"),
-        ("rounds/r1/retriever", "no such path"),
+        ("rounds/r99/retriever", "no such path"),
         ("./model", "no such path"),
         ("", "no such path"),
     ],
