@@ -16,7 +16,8 @@ from torch import Tensor
 
 from exemplar import models
 from exemplar.errors import ModelError
-from exemplar.training.optimisation import autocast, default_device, length_batches, quiet, seeded
+from exemplar.models import quiet_transformers
+from exemplar.training.optimisation import autocast, default_device, length_batches, seeded
 
 Tokens: TypeAlias = list[int]
 
@@ -183,7 +184,7 @@ def _read(path: str, head_seed: int | None) -> tuple[Any, Any, list[str]]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     try:
-        with quiet(), seeded("reward_model_head", head_seed):
+        with quiet_transformers(), seeded("reward_model_head", head_seed):
             model, info = AutoModelForSequenceClassification.from_pretrained(
                 path,
                 num_labels=1,

@@ -21,13 +21,13 @@ from tqdm import tqdm
 from exemplar import seeding
 from exemplar.data.io import atomic_folder, write_json
 from exemplar.errors import TrainingError
+from exemplar.models import quiet_transformers
 from exemplar.training import checkpoint as checkpoints
 from exemplar.training.checkpoint import State
 from exemplar.training.optimisation import (
     check_settings,
     learning_rate_at,
     make_optimizer,
-    quiet,
     seeded,
 )
 
@@ -215,7 +215,7 @@ def train_into(
         **options,
     )
     report.summary.update(lesson.counts, dtype=trainee.dtype)
-    with quiet(), atomic_folder(out) as folder:
+    with quiet_transformers(), atomic_folder(out) as folder:
         trainee.save(folder)
         report.write(folder)
     if checkpoint is not None:

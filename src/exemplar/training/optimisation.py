@@ -137,22 +137,6 @@ def length_batches(
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers from printing bars and warnings while it loads or saves."""
-    from transformers.utils import logging
-
-    shows_bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if shows_bars:
-            logging.enable_progress_bar()
-
-
-@contextmanager
 def seeded(*parts: object) -> Iterator[None]:
     """Let torch draw from `derive_seed(*parts)`; the state outside stays as it was.
 
