@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exemplar.lm.packing import PackCost, packs
+from exemplar.lm.packing import PackCost, batches, packs
 
 COST = PackCost(dense=20.0, fixed=3.0)
 # Two token values and short sequences: prefixes, duplicates and deep sharing are frequent.
@@ -87,3 +87,25 @@ def test_a_sequence_longer_than_a_pack_gets_one_of_its_own():
     """max_nodes bounds memory; it must not drop or split a long prompt."""
     found = list(packs([[1] * 50, [2, 3]], max_nodes=10, cost=COST))
     assert sorted(len(pack.tokens) for pack in found) == [2, 50]
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), min_size=1, max_size=20),
+    st.integers(8, 60),
+)
+def test_a_batch_pads_without_letting_anything_see_the_padding(sequences, max_nodes):
+    """A node that sees padding would be scored behind tokens that no prompt holds."""
+    rows = list(packs(sequences, max_nodes=max_nodes, cost=COST))
+    found = list(batches(rows, max_nodes=max_nodes))
+    kept = sorted(pack.members for batch in found for pack in batch.packs)
+    assert kept == sorted(pack.members for pack in rows)
+    for batch in found:
+        count, length = batch.tokens.shape
+        assert count * length <= max_nodes or count == 1
+        for row, pack in enumerate(batch.packs):
+            size = len(pack.tokens)
+            assert batch.tokens[row, :size].tolist() == pack.tokens.tolist()
+            assert batch.depths[row, :size].tolist() == pack.depths.tolist()
+            expected = np.eye(length, dtype=bool)
+            expected[:size, :size] = pack.visible()
+            assert (batch.visible[row] == expected).all()
