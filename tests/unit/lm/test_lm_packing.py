@@ -89,6 +89,7 @@ def test_a_sequence_longer_than_a_pack_gets_one_of_its_own():
     assert sorted(len(pack.tokens) for pack in found) == [2, 50]
 
 
+@settings(max_examples=80, deadline=None)
 @given(
     st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), min_size=1, max_size=20),
     st.integers(8, 60),
