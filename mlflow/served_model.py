@@ -10,6 +10,7 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
 from exemplar import serving
+from exemplar.bundle import DEFAULT_K
 from exemplar.errors import ExemplarError
 
 # MLflow asks for type hints on `predict` when the class is made, whatever the filters say. With
@@ -25,7 +26,7 @@ with warnings.catch_warnings(record=True):
 
         def predict(self, context, model_input, params=None):
             """Answer a table of queries; one that cannot be answered is the client's error."""
-            k = int((params or {}).get("k", serving.DEFAULT_K))
+            k = int((params or {}).get("k", DEFAULT_K))
             try:
                 return serving.answer(self.retriever, model_input, k=k)
             except ExemplarError as error:

@@ -29,7 +29,7 @@ CONCEPTS = {
     "training",
     "evaluation",
 }
-REGISTRY = {"tracking", "registry", "aliases", "serving"}  # the edge that knows no settings
+REGISTRY = {"tracking", "registry", "aliases", "bundle", "serving"}  # knows no settings
 TOOLS = {"kfp", "mlflow", "dvc", "typer", "pydantic"}
 HEAVY = {
     "torch",

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exemplar import serving
 from exemplar.aliases import CHALLENGER, CHAMPION, PREVIOUS, aliases_of, resolve
+from exemplar.bundle import OUTCOMES, save_pyfunc, write_bundle
 from exemplar.data.io import fingerprint, read_json, read_records
 from exemplar.records import Outcome
 from exemplar.tracking import FINGERPRINT, Store, clean_name, digest_of, explained
@@ -93,7 +93,7 @@ def register(
                 return existing
         with tempfile.TemporaryDirectory(prefix="exemplar-") as temporary:
             bundle = Path(temporary) / "bundle"
-            serving.write_bundle(
+            write_bundle(
                 bundle,
                 retriever=retriever,
                 pool=pool,
@@ -129,7 +129,7 @@ def champion(store: Store, name: str) -> Champion | None:
         return None
     record = next(item for item in list_versions(store, name) if item.version == version)
     with tempfile.TemporaryDirectory(prefix="exemplar-") as temporary:
-        path = _download(store, name, version, serving.OUTCOMES, Path(temporary))
+        path = _download(store, name, version, OUTCOMES, Path(temporary))
         return Champion(record, read_records(path, Outcome))
 
 
@@ -206,7 +206,7 @@ def _upload(
     status = "FAILED"
     try:
         folder = temporary / "model"
-        serving.save_pyfunc(folder, bundle, entry_script, model_id=model.model_id, run_id=run_id)
+        save_pyfunc(folder, bundle, entry_script, model_id=model.model_id, run_id=run_id)
         store.client.log_model_artifacts(model.model_id, str(folder))
         status = "READY"
     finally:

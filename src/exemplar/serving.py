@@ -1,24 +1,19 @@
 """A retriever in use: a query in, demonstrations and the assembled prompt out.
 
 The same `Retriever` answers in a Python process, behind `mlflow models serve` (through
-mlflow/served_model.py) and on the command line. A bundle is the folder that it is loaded from:
-
-    encoder/      the trained retriever, a sentence-transformers folder
-    index/        the pool's embeddings and examples
-    evaluation/   outcomes.parquet and metrics.json, which the promotion gate compares
+mlflow/served_model.py) and on the command line. What it is loaded from: `bundle.py`.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exemplar import prompts
+from exemplar.bundle import DEFAULT_K
 from exemplar.data.io import read_records
 from exemplar.errors import ConfigError, ModelError, TaskError
 from exemplar.records import Example
@@ -29,14 +24,6 @@ if TYPE_CHECKING:
     from exemplar.retrieval.dense import PoolIndex
     from exemplar.retrieval.encoder import Encoder
     from exemplar.tracking import Store
-
-DEFAULT_K = 4
-OUTCOMES = "artifacts/bundle/evaluation/outcomes.parquet"
-"""Where a registered model keeps its outcomes."""
-
-# The package exemplar itself is left out: it is installed from the project, and an index may hold
-# something else under that name.
-_REQUIREMENTS = ("mlflow", "torch", "transformers", "faiss-cpu", "numpy", "pyarrow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,80 +194,3 @@ def _plain(item: Demonstration) -> dict[str, str | float]:
         "answer": item.example.answer,
         "similarity": item.similarity,
     }
-
-
-def write_bundle(
-    folder: Path,
-    *,
-    retriever: Path,
-    pool: Path,
-    evaluation: Mapping[str, Path] | None = None,
-    progress: str | None = None,
-) -> None:
-    """Write the folder that a retriever is served from.
-
-    `pool` is a folder that `PoolIndex.save` wrote with this retriever, or a Parquet file of
-    examples: those are embedded now. `evaluation` gives files by the name they get there.
-    """
-    from exemplar.retrieval.dense import PoolIndex
-
-    shutil.copytree(retriever, folder / "encoder")
-    if pool.is_dir():
-        shutil.copytree(pool, folder / "index")
-    else:
-        from exemplar.retrieval.encoder import Encoder
-
-        encoder = Encoder.load(retriever)
-        index = PoolIndex.build(read_records(pool, Example), encoder, progress=progress)
-        index.save(folder / "index")
-    (folder / "evaluation").mkdir()
-    for name, path in (evaluation or {}).items():
-        shutil.copy2(path, folder / "evaluation" / name)
-
-
-def save_pyfunc(
-    folder: Path, bundle: Path, entry_script: Path, *, model_id: str | None, run_id: str | None
-) -> None:
-    """Save a bundle as an MLflow model from code: the script is stored, no object is pickled.
-
-    The input example is stored without being run: that would load the encoder once more.
-    """
-    import mlflow.pyfunc
-    import pandas as pd
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-    from mlflow.types.schema import Array, Object, Property
-
-    if not entry_script.is_file():
-        raise ModelError(
-            f"The served model's entry script {entry_script} does not exist. It is "
-            "mlflow/served_model.py of the project; run from the project's root."
-        )
-    found = Object(
-        [
-            *(
-                Property(name, DataType.string)
-                for name in ("example_id", "task", "query", "answer")
-            ),
-            Property("similarity", DataType.double),
-        ]
-    )
-    signature = ModelSignature(
-        inputs=Schema([ColSpec("string", "query"), ColSpec("string", "task", required=False)]),
-        outputs=Schema([ColSpec(Array(found), "demonstrations"), ColSpec("string", "prompt")]),
-        params=ParamSchema([ParamSpec("k", DataType.long, DEFAULT_K)]),
-    )
-    mlflow.pyfunc.save_model(
-        path=str(folder),
-        python_model=str(entry_script),
-        artifacts={"bundle": str(bundle)},
-        mlflow_model=Model(model_id=model_id, run_id=run_id),
-        signature=signature,
-        input_example=(pd.DataFrame({"query": ["Where is my parcel?"]}), {"k": DEFAULT_K}),
-        pip_requirements=[f"{name}=={_version(name)}" for name in _REQUIREMENTS],
-    )
-
-
-def _version(package: str) -> str:
-    # "2.9.0+cpu" names a build that package indexes do not have.
-    return importlib.metadata.version(package).partition("+")[0]

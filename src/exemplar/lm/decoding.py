@@ -12,6 +12,10 @@ import torch
 
 from exemplar.errors import ModelError
 
+# Tokens of all prompts read in one forward pass. On a CPU small slabs stay in its cache: with
+# SmolLM2-135M, prompts of 2,880 tokens took 1.7 times as long in one piece.
+_SLAB_TOKENS = {"cpu": 1024, "cuda": 1 << 16}
+
 
 def blank_line(text: str) -> bool:
     """Whether a token's text ends the line before anything visible was said."""
@@ -59,6 +63,7 @@ class LineDecoder:
         self.model, self.tokenizer, self.name = model, tokenizer, name
         self.max_new_tokens = max_new_tokens
         self._ends = end_tokens(model, tokenizer)
+        self._slab_tokens = _SLAB_TOKENS["cuda" if model.device.type == "cuda" else "cpu"]
 
     @torch.inference_mode()
     def lines(self, prompts: Sequence[Sequence[int]]) -> tuple[list[str], list[int], int]:
@@ -69,7 +74,7 @@ class LineDecoder:
         inputs_BL, mask_BL = self._pad(prompts)
         lines_B: list[list[int]] = [[] for _ in prompts]
         rows = list(range(len(prompts)))  # the prompts that the rows of the batch belong to
-        logits_BV, cache = self._forward(inputs_BL, mask_BL, None)
+        logits_BV, cache = self._read_prompts(inputs_BL, mask_BL)
         tokens = [self._first(logits_V) for logits_V in logits_BV]
         computed = inputs_BL.numel()
         for step in range(self.max_new_tokens):
@@ -106,6 +111,16 @@ class LineDecoder:
         mask = [[0] * pad + [1] * (longest - pad) for pad in pads]
         device = self.model.device
         return torch.tensor(rows, device=device), torch.tensor(mask, device=device)
+
+    def _read_prompts(
+        self, inputs_BL: torch.Tensor, mask_BL: torch.Tensor
+    ) -> tuple[torch.Tensor, Any]:
+        """Return the logits (B, V) after the prompts, and their cache, filled slab by slab."""
+        cache = None
+        for slab in inputs_BL.split(max(1, self._slab_tokens // len(inputs_BL)), dim=1):
+            seen = slab.shape[1] + (0 if cache is None else cache.get_seq_length())
+            logits_BV, cache = self._forward(slab, mask_BL[:, :seen], cache)
+        return logits_BV, cache
 
     def _forward(
         self, inputs: torch.Tensor, mask_BL: torch.Tensor, cache: Any

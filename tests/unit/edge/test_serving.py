@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from exemplar import serving
+from exemplar import bundle, serving
 from exemplar.errors import ConfigError, ModelError, PromptError, TaskError
 from exemplar.retrieval.encoder import Encoder
 from exemplar.serving import Retriever
@@ -118,7 +118,7 @@ def test_a_row_without_task_searches_the_whole_pool(retriever, nothing):
 
 def test_a_bundle_serves_what_its_parts_do(files, retriever, tmp_path):
     """The registered model would differ from the one that was evaluated."""
-    serving.write_bundle(tmp_path / "bundle", retriever=files.retriever, pool=files.pool)
+    bundle.write_bundle(tmp_path / "bundle", retriever=files.retriever, pool=files.pool)
     bundled = Retriever.load(tmp_path / "bundle")
     assert bundled.tasks == retriever.tasks == ["animals", "weather"]
     assert bundled.select("a hen is it", k=5) == retriever.select("a hen is it", k=5)
