@@ -117,7 +117,8 @@ class LineDecoder:
     ) -> tuple[torch.Tensor, Any]:
         """Return the logits (B, V) after the prompts, and their cache, filled slab by slab."""
         cache = None
-        for slab in inputs_BL.split(max(1, self._slab_tokens // len(inputs_BL)), dim=1):
+        width = max(1, self._slab_tokens // len(inputs_BL))
+        for slab in torch.split(inputs_BL, width, dim=1):
             seen = slab.shape[1] + (0 if cache is None else cache.get_seq_length())
             logits_BV, cache = self._forward(slab, mask_BL[:, :seen], cache)
         return logits_BV, cache
