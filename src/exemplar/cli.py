@@ -168,6 +168,7 @@ def search(
         paths["method"] = space.params.baselines[folder.name]
     else:
         paths["method"] = folder / "retriever"
+        paths["index"] = folder / "index"
         paths["next_candidates"] = space.layout.round(number + 1) / "candidates.parquet"
     _run_step(context, "search", folder.name, **paths)
 

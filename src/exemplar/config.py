@@ -84,7 +84,10 @@ class LlmScoring(Section):
 
 
 class Training(Section):
-    """What both trainings share. One update is one optimizer step."""
+    """What both trainings share. One update is one optimizer step.
+
+    A training that was killed goes on from its last checkpoint, one every `save_every` updates.
+    """
 
     init: str
     learning_rate: Positive
@@ -101,6 +104,7 @@ class Training(Section):
     gradient_checkpointing: bool = False
     eval_fraction: Share = 0.1
     eval_every: Count = 200
+    save_every: Count = 200
     dtype: Dtype = "auto"
 
 

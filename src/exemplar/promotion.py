@@ -17,7 +17,7 @@ from exemplar.data.dataset import Dataset, read_dataset
 from exemplar.data.io import fingerprint, read_json, read_records
 from exemplar.evaluation.gate import Decision, decide
 from exemplar.layout import Layout
-from exemplar.records import Outcome
+from exemplar.records import Example, Outcome
 
 
 def promote_round(params: Params, layout: Layout, number: int) -> dict[str, Any]:
@@ -30,6 +30,8 @@ def promote_round(params: Params, layout: Layout, number: int) -> dict[str, Any]
     }
     for _, evaluation in [*evaluations.values(), ("", folder / "evaluation")]:
         _require_same_data(evaluation, dataset)  # before anything is logged
+    index = folder / "index" / "pool.parquet"
+    dataset.read(index, Example, retriever=folder / "retriever")
     store = tracking.open_store(layout.root, settings.experiment)
     log_baselines(store, dataset, profile, evaluations, data=layout.data)
     run_id = log_round(store, dataset, profile, folder, data=layout.data, number=number)
@@ -153,7 +155,7 @@ def register_and_decide(
         run_id=run_id,
         round=number,
         retriever=folder / "retriever",
-        pool=data / "pool.parquet",
+        pool=folder / "index",
         outcomes=evaluation / "outcomes.parquet",
         metrics=evaluation / "metrics.json",
         entry_script=Path(settings.entry_script),

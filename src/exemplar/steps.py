@@ -13,13 +13,7 @@ from typing import Any
 
 from exemplar.config import Baseline, Params, Profile
 from exemplar.data.dataset import read_dataset, write_dataset
-from exemplar.data.io import (
-    atomic_folder,
-    fingerprint,
-    write_json,
-    write_records,
-    write_text,
-)
+from exemplar.data.io import atomic_folder, fingerprint, write_json, write_records, write_text
 from exemplar.errors import DataError
 from exemplar.layout import Layout
 from exemplar.records import Candidates, LlmScores, Outcome, Rewards
@@ -196,10 +190,12 @@ def search(
     method: Path | Baseline,
     out: Path,
     next_candidates: Path | None = None,
+    index: Path | None = None,
 ) -> Figures:
     """Choose demonstrations for the test queries by a retriever's folder or by a baseline.
 
-    With `next_candidates` the retriever also proposes the next round's candidates there.
+    With `next_candidates` the retriever also proposes the next round's candidates there; with
+    `index` the embedded pool is kept there, for serving.
     """
     from exemplar.retrieval.methods import Method, propose
 
@@ -223,6 +219,8 @@ def search(
         ),
         [(queries, k) for _, queries, k in requests],
         dataset.pool,
+        index_folder=index,
+        made_from=sealed,
         progress=f"search, {out.parent.name}",
     )
     for (path, _, _), candidates in zip(requests, found, strict=True):

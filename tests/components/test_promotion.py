@@ -10,10 +10,11 @@ import pytest
 from exemplar import registry, tracking
 from exemplar.aliases import aliases_of
 from exemplar.config import load_params
-from exemplar.data.io import made_from, read_records, write_records
+from exemplar.data.io import fingerprint, made_from, read_records, write_records
 from exemplar.errors import DataError
 from exemplar.layout import Layout
 from exemplar.records import Outcome
+from exemplar.retrieval.dense import PoolIndex
 from exemplar.steps import download_data, promotion
 
 NAME = "tiny-retriever"
@@ -40,6 +41,15 @@ def give(folder, score):
     sealed = made_from(path)
     outcomes = [replace(outcome, score=score) for outcome in read_records(path, Outcome)]
     write_records(path, Outcome, outcomes, made_from=sealed)
+
+
+def test_an_index_of_another_retriever_is_refused_before_anything_is_logged(copy):
+    """Served beside this round's encoder it would find neighbours at random."""
+    params, layout = copy
+    shutil.rmtree(layout.round(1) / "index")
+    shutil.copytree(layout.round(2) / "index", layout.round(1) / "index")
+    with pytest.raises(DataError, match=r"index.pool\.parquet was made from another retriever"):
+        promotion(params, layout=layout, number=1)
 
 
 def test_promotion_json_tells_the_gates_decision_on_the_frozen_outcomes(workspace):
@@ -174,6 +184,10 @@ def test_a_champion_of_another_test_set_is_not_compared(copy):
         path = folder / "evaluation/outcomes.parquet"
         outcomes = [replace(outcome, score=100.0) for outcome in read_records(path, Outcome)]
         write_records(path, Outcome, outcomes, made_from=sealed)
+    index = layout.round(2) / "index"
+    PoolIndex.load(index).save(
+        index, made_from={**sealed, "retriever": fingerprint(layout.round(2) / "retriever")}
+    )
     refused = promotion(params, layout=layout, number=2)
     assert not refused["promoted"]
     assert "another test" in refused["headline"]

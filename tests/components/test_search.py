@@ -11,6 +11,8 @@ from exemplar.config import Baseline
 from exemplar.data.io import fingerprint, made_from, read_records
 from exemplar.errors import ModelError
 from exemplar.records import Candidates
+from exemplar.retrieval.dense import PoolIndex, dense_candidates
+from exemplar.retrieval.encoder import Encoder
 
 
 def plain(example) -> str:
@@ -116,6 +118,19 @@ def test_files_name_the_data_and_the_retriever_they_were_made_from(workspace):
         assert made_from(workspace.layout.round(number + 1) / "candidates.parquet") == expected
     baseline = workspace.layout.baseline("bm25") / "demonstrations.parquet"
     assert made_from(baseline) == {"data": workspace.dataset.fingerprint}
+
+
+def test_the_kept_index_finds_the_demonstrations_that_were_evaluated(workspace):
+    """It is what gets served: another pool or encoder would answer otherwise than was judged."""
+    for number in (1, 2):
+        folder = workspace.layout.round(number)
+        index, encoder = PoolIndex.load(folder / "index"), Encoder.load(folder / "retriever")
+        shots = workspace.profile.search.num_shots
+        found = dense_candidates(workspace.dataset.test, index, encoder, k=shots)
+        assert found == read_records(folder / "demonstrations.parquet", Candidates)
+        sealed = made_from(folder / "index/pool.parquet")
+        assert sealed["data"] == workspace.dataset.fingerprint
+        assert sealed["retriever"] == fingerprint(folder / "retriever")
 
 
 def test_again_the_same_bytes(workspace, tmp_path):

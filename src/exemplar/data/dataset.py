@@ -65,9 +65,12 @@ class Dataset:
         """The tasks whose answers are labels."""
         return frozenset(name for name, spec in self.specs.items() if spec.kind == "classification")
 
-    def read(self, path: Path, kind: type[Record]) -> list[Record]:
-        """Read records that were made from this data. Raises `DataError` where they were not."""
-        return read_records(path, kind, made_from={"data": self.fingerprint})
+    def read(self, path: Path, kind: type[Record], **inputs: Path) -> list[Record]:
+        """Read records that were made from this data and from `inputs`, as they are now.
+
+        Raises `DataError` where they were not.
+        """
+        return read_records(path, kind, made_from=self.made_from(**inputs))
 
     def made_from(self, **inputs: Path) -> dict[str, str]:
         """Return the fingerprints of this data and of other inputs, to seal a file with."""

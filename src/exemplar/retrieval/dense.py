@@ -5,7 +5,7 @@ Shape suffixes: Q queries, P pool examples, D embedding size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
@@ -135,14 +135,17 @@ class PoolIndex:
             pending, fetch = undecided, fetch * 4
         return results
 
-    def save(self, folder: Path) -> None:
-        """Write the FAISS index and the pool, bound to each other by a fingerprint."""
+    def save(self, folder: Path, *, made_from: Mapping[str, str] | None = None) -> None:
+        """Write the FAISS index and the pool, bound to each other by a fingerprint.
+
+        `made_from`: fingerprints of what both come from, kept in pool.parquet.
+        """
         import faiss
 
         with atomic_folder(folder) as path:
             faiss.write_index(self._index, str(path / _INDEX))
-            made_from = {"index": fingerprint(path / _INDEX)}
-            write_records(path / _POOL, Example, self.pool, made_from=made_from)
+            sealed = {**(made_from or {}), "index": fingerprint(path / _INDEX)}
+            write_records(path / _POOL, Example, self.pool, made_from=sealed)
 
     @classmethod
     def load(cls, folder: Path) -> PoolIndex:

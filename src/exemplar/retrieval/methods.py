@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from exemplar.records import Candidates, Example
-from exemplar.retrieval import baselines, bm25, dense
-from exemplar.retrieval.encoder import Encoder
+from exemplar.retrieval import baselines, bm25
 
 Name = Literal["zero_shot", "random", "kmeans", "bm25", "dense"]
 
@@ -32,9 +31,14 @@ def propose(
     requests: Sequence[tuple[Sequence[Example], int]],
     pool: Sequence[Example],
     *,
+    index_folder: Path | None = None,
+    made_from: Mapping[str, str] | None = None,
     progress: str | None = None,
 ) -> list[list[Candidates]]:
-    """Answer several requests (queries, k) over one pool, which is embedded once."""
+    """Answer several requests (queries, k) over one pool, which is embedded once.
+
+    `dense` keeps the embedded pool in `index_folder` if it is given, sealed by `made_from`.
+    """
     if method.name == "zero_shot":
         return [
             [Candidates(query.example_id, (), ()) for query in queries] for queries, _ in requests
@@ -51,6 +55,9 @@ def propose(
             )
             for queries, k in requests
         ]
+    from exemplar.retrieval import dense  # here alone: torch takes seconds, which bm25 can spare
+    from exemplar.retrieval.encoder import Encoder
+
     assert method.encoder is not None, f"{method.name} needs an encoder"
     encoder = Encoder.load(method.encoder, max_length=method.max_length)
     if method.name == "kmeans":
@@ -61,6 +68,8 @@ def propose(
             for queries, k in requests
         ]
     index = dense.PoolIndex.build(pool, encoder, progress=progress and f"{progress}: pool")
+    if index_folder is not None:
+        index.save(index_folder, made_from=made_from)
     return [
         dense.dense_candidates(queries, index, encoder, k=k, scope=method.scope, progress=progress)
         for queries, k in requests
