@@ -37,7 +37,7 @@ TINY: dict[str, Any] = {
         "max_test": 5,
     },
     "bm25_candidates": {"num_candidates": 10, "scope": "task", "k1": 1.5, "b": 0.75},
-    "llm_scoring": {"num_candidates": 6},
+    "llm_scoring": {"num_candidates": 6, "part_size": 50},
     "reward_training": {
         "init": "",
         "learning_rate": 1.0e-3,

@@ -95,11 +95,11 @@ def test_a_step_has_one_name_in_all_places():
     """With two names for one step nobody finds the log, the file or the setting that belongs."""
     import typer
 
-    from exemplar import steps
+    from exemplar import layout, steps
     from exemplar.cli import app
     from exemplar.config import Profile, load_params
 
-    names = list(steps.STEPS)
+    names = list(layout.STEPS)
     functions = {
         name
         for name, function in inspect.getmembers(steps, inspect.isfunction)

@@ -99,16 +99,29 @@ def bm25_candidates(context: typer.Context) -> None:
 
 
 @app.command("llm-scoring")
-def llm_scoring(context: typer.Context, number: RoundOption) -> None:
-    """Score candidates by how likely they make the right answer to the LM."""
+def llm_scoring(
+    context: typer.Context,
+    number: RoundOption,
+    shard: Annotated[
+        str | None, typer.Option(help="Score only this share of the parts, for example 2/4.")
+    ] = None,
+) -> None:
+    """Score candidates by how likely they make the right answer to the LM.
+
+    Killed, it goes on from its last whole part. Several processes on one folder share the work by
+    --shard 1/4, 2/4, ...; when all are done, a call without --shard puts their parts together.
+    """
+    from exemplar.lm.parts import Shard
+
     folder = context.obj.layout.round(number)
     _run_step(
         context,
         "llm_scoring",
-        folder.name,
+        folder.name + (f"-shard-{shard.replace('/', '-of-')}" if shard else ""),
         candidates=folder / "candidates.parquet",
         out=folder / "llm_scores.parquet",
         number=number,
+        shard=Shard.parse(shard) if shard else None,
     )
 
 

@@ -78,9 +78,13 @@ class Bm25Candidates(Section):
 
 
 class LlmScoring(Section):
-    """How many of a query's candidates the LM scores (the paper's code: 32 of 100)."""
+    """How many of a query's candidates the LM scores (the paper's code: 32 of 100).
+
+    The pairs are scored in parts of about `part_size`; a kill costs the part under way.
+    """
 
     num_candidates: Count = 32
+    part_size: Count = 4096
 
 
 class Training(Section):

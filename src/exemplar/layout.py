@@ -1,4 +1,4 @@
-"""Where each file of a run lies, below one root. The names are those of dvc.yaml."""
+"""The names of the steps, and where each file of a run lies, below one root (as in dvc.yaml)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,21 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from exemplar.config import Params
+
+
+STEPS = (
+    "download_data",
+    "bm25_candidates",
+    "llm_scoring",
+    "reward_training",
+    "reward_scoring",
+    "kd_training",
+    "search",
+    "evaluation",
+    "promotion",
+    "report",
+)
+"""In the order of a round. Each names a function, a command, a section of params.yaml."""
 
 
 @dataclass(frozen=True)

@@ -16,24 +16,12 @@ from exemplar.data.dataset import read_dataset, write_dataset
 from exemplar.data.io import atomic_folder, fingerprint, write_json, write_records, write_text
 from exemplar.errors import DataError
 from exemplar.layout import Layout
+from exemplar.lm.parts import Parts, Shard, cut
 from exemplar.records import Candidates, LlmScores, Outcome, Rewards
 from exemplar.tasks.spec import load_catalog
 from exemplar.tasks.spec import select as select_tasks
 
 Figures = Mapping[str, Any]
-
-STEPS = (
-    "download_data",
-    "bm25_candidates",
-    "llm_scoring",
-    "reward_training",
-    "reward_scoring",
-    "kd_training",
-    "search",
-    "evaluation",
-    "promotion",
-    "report",
-)
 
 
 def download_data(profile: Profile, *, data: Path) -> Figures:
@@ -84,29 +72,44 @@ def bm25_candidates(profile: Profile, *, data: Path, out: Path) -> Figures:
 
 
 def llm_scoring(
-    profile: Profile, *, data: Path, candidates: Path, out: Path, number: int
+    profile: Profile,
+    *,
+    data: Path,
+    candidates: Path,
+    out: Path,
+    number: int,
+    shard: Shard | None = None,
 ) -> Figures:
-    """Score a draw of each query's candidates by the LM."""
+    """Score a draw of each query's candidates by the LM, part by part.
+
+    With `shard` only the parts of that share are scored. Without it all that are missing are, and
+    `out` is put together: so the last call after any number of shards.
+    """
     from exemplar import lm as lm_engine
     from exemplar.lm import scoring
 
-    dataset = read_dataset(data)
+    dataset, settings = read_dataset(data), profile.llm_scoring
     drawn = scoring.draw_candidates(
         dataset.read(candidates, Candidates),
-        num_candidates=profile.llm_scoring.num_candidates,
+        num_candidates=settings.num_candidates,
         seed=profile.seed,
         number=number,
     )
-    lm = lm_engine.load(**profile.lm.model_dump())
-    scores = scoring.score_candidates(
-        lm,
-        drawn,
+    sealed = dataset.made_from(candidates=candidates)
+    told = f"{profile.lm!r} {settings!r} seed={profile.seed} round={number}"
+    pairs = cut(drawn, dataset.pool_by_id, size=settings.part_size)
+    parts = Parts(_beside(out, "parts"), pairs, sealed | {"settings": told})
+    figures = parts.score(
+        lambda: lm_engine.load(**profile.lm.model_dump()),
         dataset.pool_by_id,
         classification_tasks=dataset.classification_tasks,
+        shard=shard,
         progress=f"LM scoring, round {number}",
     )
-    write_records(out, LlmScores, scores, made_from=dataset.made_from(candidates=candidates))
-    return {"dtype": lm.dtype, **lm.stats.figures(), "queries": len(scores)}
+    if shard is None:
+        write_records(out, LlmScores, parts.merged(drawn), made_from=sealed)
+        parts.delete()
+    return {"queries": len(drawn), **figures}
 
 
 def reward_training(
@@ -127,7 +130,7 @@ def reward_training(
             progress=f"reward model, round {number}",
             **settings.model_dump(exclude={"init", "min_accuracy", "clip_norm"}),
             clip=settings.clip_norm,
-            checkpoint=_checkpoint(out),
+            checkpoint=_beside(out, "checkpoint"),
         )
         reward.require_teacher(report.summary, settings.min_accuracy)
     return report.headline(reward.RANKING_ACCURACY, "spearman")
@@ -178,7 +181,7 @@ def kd_training(
         progress=f"retriever, round {number}",
         **settings.model_dump(exclude={"init", "clip_norm"}),
         clip=settings.clip_norm,
-        checkpoint=_checkpoint(out),
+        checkpoint=_beside(out, "checkpoint"),
     )
     return report.headline("group_accuracy", "llm_spearman", "label_agreement_at_3")
 
@@ -292,6 +295,6 @@ def report(params: Params, *, layout: Layout) -> Figures:
     return figures
 
 
-def _checkpoint(out: Path) -> Path:
-    """Name the file from which a killed training goes on; it lies beside what DVC deletes."""
-    return out.with_name(f".{out.name}.checkpoint")
+def _beside(out: Path, what: str) -> Path:
+    """Name where a killed step goes on from; it lies beside what DVC deletes."""
+    return out.with_name(f".{out.name}.{what}")

@@ -1,6 +1,7 @@
 """Claims about a kill in mid-work: nothing half-made is left, and the next call goes on."""
 
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -9,7 +10,10 @@ import time
 
 import pytest
 
-UPDATES = 400
+from exemplar.data.io import read_records
+from exemplar.records import LlmScores
+
+UPDATES = 120
 
 
 def call(*arguments):
@@ -74,3 +78,48 @@ def test_a_killed_training_goes_on_to_the_very_same_weights(
     assert "continuing after update" in messages
     assert contents(out) == expected
     assert not checkpoint.exists()
+
+
+def num_pairs(scores):
+    """Count what was scored."""
+    return sum(len(item.candidate_ids) for item in scores)
+
+
+def test_scoring_killed_at_random_moments_scores_each_part_once(workspace, write_params, tmp_path):
+    """The LM's scores are the dearest thing of a round: a kill may cost the part under way."""
+    root = tmp_path / "copy"
+    shutil.copytree(workspace.root, root, ignore=shutil.ignore_patterns("mlartifacts"))
+    params = write_params(tmp_path / "params.yaml", {"llm_scoring.part_size": 6})
+    arguments = ("--params", params, "--root", root, "llm-scoring", "--round", 1)
+    out, parts = root / "rounds/r1/llm_scores.parquet", root / "rounds/r1/.llm_scores.parquet.parts"
+    expected = read_records(out, LlmScores)
+    out.unlink()
+
+    moments, written = random.Random(5), {}
+    for _ in range(3):
+        killed = call(*arguments)
+        known = len(written)
+        while killed.poll() is None and len(list(parts.glob("part-*"))) <= known:
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0, 0.05))
+        killed.kill()
+        killed.communicate()
+        assert killed.returncode == -signal.SIGKILL, "it was done before it could be killed"
+        assert not out.exists()
+        whole = {path: path.stat().st_mtime_ns for path in parts.glob("part-*")}
+        assert len(whole) > known, "each life must get further than the one before"
+        assert {path: whole[path] for path in written} == written, "a part was scored again"
+        written = whole
+
+    kept = sum(num_pairs(read_records(path, LlmScores)) for path in written)
+    continued = call(*arguments)
+    printed, messages = continued.communicate(timeout=120)
+    assert continued.returncode == 0, messages
+    assert f"sequences {num_pairs(expected) - kept}," in printed
+    assert not parts.exists()
+    found = read_records(out, LlmScores)
+    assert [(s.candidate_ids, s.reasons) for s in found] == [
+        (s.candidate_ids, s.reasons) for s in expected
+    ]
+    for one, other in zip(found, expected, strict=True):
+        assert one.llm_logprobs == pytest.approx(other.llm_logprobs, abs=1e-5)
