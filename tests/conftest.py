@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -144,6 +145,12 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 
 @pytest.fixture(scope="session")
+def save_bert() -> Callable[..., Path]:
+    """Return a function that saves a random BERT over given words."""
+    return _save_bert
+
+
+@pytest.fixture(scope="session")
 def write_params(tiny_models: SimpleNamespace) -> Callable[..., Path]:
     """Return a function that writes a params.yaml of profile `tiny`.
 
@@ -275,17 +282,40 @@ def _save_language_model(folder: Path, texts: list[str]) -> Path:
 
 
 def _save_encoder(folder: Path, texts: list[str]) -> Path:
-    """Save a BERT of two layers over whole words; rare ones are unknown to it."""
+    """Save a BERT of two layers over the commonest words; rare ones are unknown to it."""
     import torch
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import pre_tokenizers
+    from transformers import BertModel
+
+    splitter, counts = pre_tokenizers.Whitespace(), Counter[str]()
+    for text in texts:
+        counts.update(word for word, _ in splitter.pre_tokenize_str(text.lower()))
+    words = [word for word, _ in counts.most_common(900)]
+    _save_bert(folder, words, width=24, positions=96)
+    model = BertModel.from_pretrained(folder)
+    _randomise(model, torch.Generator().manual_seed(11), 0.1)
+    model.save_pretrained(folder)
+    return folder
+
+
+def _save_bert(
+    folder: Path,
+    words: Sequence[str],
+    *,
+    width: int = 16,
+    layers: int = 2,
+    positions: int = 32,
+    pooler: bool = True,
+) -> Path:
+    """Save a random BERT over whole words, as transformers writes it."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    fast = Tokenizer(models.WordLevel(unk_token="[UNK]"))
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *dict.fromkeys(words)]
+    fast = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, "[UNK]"))
     fast.normalizer = normalizers.Lowercase()
     fast.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.WordLevelTrainer(vocab_size=900, special_tokens=special, show_progress=False)
-    fast.train_from_iterator(texts, trainer)
     fast.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=fast,
@@ -293,20 +323,20 @@ def _save_encoder(folder: Path, texts: list[str]) -> Path:
         unk_token="[UNK]",
         cls_token="[CLS]",
         sep_token="[SEP]",
-        model_max_length=96,
+        model_max_length=positions,
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
     config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=24,
-        num_hidden_layers=2,
+        vocab_size=len(vocabulary),
+        hidden_size=width,
+        num_hidden_layers=layers,
         num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=96,
+        intermediate_size=2 * width,
+        max_position_embeddings=positions,
     )
-    model = BertModel(config)
-    _randomise(model, torch.Generator().manual_seed(11), 0.1)
-    model.save_pretrained(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        BertModel(config, add_pooling_layer=pooler).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from exemplar.errors import ModelError
-from exemplar.lm.packing import PackCost, batches, packs
+from exemplar.lm.packing import Batch, PackCost, packs
 
 if TYPE_CHECKING:
     from exemplar.lm.transformers import TransformersLM
@@ -27,10 +27,10 @@ _HALF_TOLERANCE = 0.1
 def check_packing(lm: TransformersLM) -> None:
     """Raise `ModelError` where packed and plain logits differ."""
     rows = packs(_PROBE, max_nodes=64, cost=PackCost(dense=100.0, fixed=0.0))
-    (batch,) = batches(list(rows), max_nodes=64)
+    batch = Batch.of(sorted(rows, key=lambda pack: -len(pack.tokens)))
     assert len(batch.packs) > 1, "the probe must have rows that are padded"
     try:
-        packed = lm.forward(batch, [np.arange(len(pack.tokens)) for pack in batch.packs])
+        packed = lm.reader.forward(batch, [np.arange(len(pack.tokens)) for pack in batch.packs])
         difference = 0.0
         for pack, packed_TV in zip(
             batch.packs,

@@ -50,6 +50,21 @@ class Batch:
     depths: IntArray
     visible: BoolArray
 
+    @classmethod
+    def of(cls, rows: Sequence[Pack]) -> Batch:
+        """Lay packs out as rows."""
+        length = max(len(pack.tokens) for pack in rows)
+        tokens_BT = np.zeros((len(rows), length), dtype=np.int64)
+        depths_BT = np.zeros_like(tokens_BT)
+        visible_BTT = np.zeros((len(rows), length, length), dtype=np.bool_)
+        visible_BTT[:] = np.eye(length, dtype=np.bool_)
+        for row, pack in enumerate(rows):
+            size = len(pack.tokens)
+            tokens_BT[row, :size] = pack.tokens
+            depths_BT[row, :size] = pack.depths
+            visible_BTT[row, :size, :size] = pack.visible()
+        return cls(tuple(rows), tokens_BT, depths_BT, visible_BTT)
+
 
 @dataclass(frozen=True)
 class Pack:
@@ -90,33 +105,6 @@ def packs(sequences: Sequence[Sequence[int]], *, max_nodes: int, cost: PackCost)
     for start, end in _partition(lengths, shared, max_nodes, cost):
         members = order[start:end]
         yield _build(members, [sequences[index] for index in members], shared[start:end])
-
-
-def batches(rows: Sequence[Pack], *, max_nodes: int) -> Iterator[Batch]:
-    """Yield the packs as batches of at most `max_nodes` nodes, padding included.
-
-    Packs of like length come together, the longest first: what is too large fails at once.
-    """
-    ordered = sorted(rows, key=lambda pack: -len(pack.tokens))
-    start = 0
-    while start < len(ordered):
-        longest = len(ordered[start].tokens)
-        end = min(start + max(1, max_nodes // longest), len(ordered))
-        yield _pad(ordered[start:end], longest)
-        start = end
-
-
-def _pad(rows: Sequence[Pack], length: int) -> Batch:
-    tokens_BT = np.zeros((len(rows), length), dtype=np.int64)
-    depths_BT = np.zeros_like(tokens_BT)
-    visible_BTT = np.zeros((len(rows), length, length), dtype=np.bool_)
-    visible_BTT[:] = np.eye(length, dtype=np.bool_)
-    for row, pack in enumerate(rows):
-        size = len(pack.tokens)
-        tokens_BT[row, :size] = pack.tokens
-        depths_BT[row, :size] = pack.depths
-        visible_BTT[row, :size, :size] = pack.visible()
-    return Batch(tuple(rows), tokens_BT, depths_BT, visible_BTT)
 
 
 def _shared_prefix(first: Sequence[int], second: Sequence[int]) -> int:

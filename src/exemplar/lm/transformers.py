@@ -10,8 +10,7 @@ Legend: T nodes of a pack, U distinct nodes whose logits are read, V vocabulary.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,30 +19,16 @@ import torch
 
 from exemplar.errors import PromptError
 from exemplar.lm.base import LmStats
-from exemplar.lm.decoding import LineDecoder, by_length, check_finite, end_tokens
+from exemplar.lm.decoding import LineDecoder, by_length, end_tokens
 from exemplar.lm.encoding import Encoder, Scored
 from exemplar.lm.labels import END, Prefix, branchings, descend
 from exemplar.lm.meter import Meter
-from exemplar.lm.packing import Batch, IntArray, Pack, PackCost, batches, packs
+from exemplar.lm.reading import PackReader, Read
 
 _LABEL_CHUNK = 128  # prompts decoded together within labels
 _CHUNK = 2048  # sequences tokenised and packed together: bounds the memory, not the result
-_COSTS = {"cpu": PackCost(dense=1800.0, fixed=2.0), "cuda": PackCost(dense=64e3, fixed=2.0)}
-_FORWARD_NODES = {"cpu": 1024, "cuda": 1 << 16}  # nodes of all rows of one forward pass
 
 Pair = tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Read:
-    """Logits (U, V) of one pack, in float32, at the nodes where its members read them.
-
-    `rows[i]`: the rows of `logits` for sequence `pack.members[i]`, one a position.
-    """
-
-    pack: Pack
-    logits: torch.Tensor
-    rows: tuple[IntArray, ...]
 
 
 class TransformersLM:
@@ -66,14 +51,7 @@ class TransformersLM:
         self.tokenizer = tokenizer
         self._encoder = Encoder(tokenizer)
         self._batch_tokens = batch_tokens
-        # Architectures with a causal or windowed matrix of their own (CodeGen, GPT-Neo) count in
-        # places of the row, not in depths: no row may be longer than what they span.
-        config = model.config.get_text_config()
-        spans = [getattr(config, name, None) for name in ("max_position_embeddings", "window_size")]
-        self._max_nodes = min([batch_tokens, *(span for span in spans if isinstance(span, int))])
-        kind = "cuda" if model.device.type == "cuda" else "cpu"
-        self._cost = _COSTS[kind]
-        self._forward_nodes = min(batch_tokens, _FORWARD_NODES[kind])
+        self.reader = PackReader(self.model, name=name, batch_tokens=batch_tokens)
 
     def count_tokens(self, text: str) -> int:
         """Return how many tokens `text` takes as a prompt."""
@@ -95,7 +73,7 @@ class TransformersLM:
             for begin in range(0, len(distinct), _CHUNK):
                 chunk = distinct[begin : begin + _CHUNK]
                 scored = self._encoder.joined(chunk, [first[p] for p in chunk], self.max_length)
-                for read in self._read(
+                for read in self.reader.read(
                     [item.tokens[:-1] for item in scored], [item.start - 1 for item in scored]
                 ):
                     found = zip(read.pack.members, _answer_means(read, scored), strict=True)
@@ -161,7 +139,7 @@ class TransformersLM:
             points = [(n, *point) for n, tree in enumerate(trees) for point in branchings(tree)]
             winners: dict[tuple[int, Prefix], int] = {}
             computed = 0
-            for read in self._read(
+            for read in self.reader.read(
                 [prefix for _, prefix, _ in points], [len(prefix) - 1 for _, prefix, _ in points]
             ):
                 computed += len(read.pack.tokens)
@@ -175,55 +153,6 @@ class TransformersLM:
             given = sum(n * size for n, size in zip(many, sizes, strict=True))
             meter.done(sum(many), given=given, computed=computed)
         return results
-
-    def _read(self, sequences: Sequence[Sequence[int]], starts: Sequence[int]) -> Iterator[Read]:
-        """Run the model over packs of `sequences`; read logits from position `starts[i]` on."""
-        rows = list(packs(sequences, max_nodes=self._max_nodes, cost=self._cost))
-        for batch in batches(rows, max_nodes=self._forward_nodes):
-            wanted = [
-                [path[starts[m] :] for m, path in zip(pack.members, pack.paths, strict=True)]
-                for pack in batch.packs
-            ]
-            read = [np.unique(np.concatenate(paths), return_inverse=True) for paths in wanted]
-            logits_UV = self.forward(batch, [nodes_U for nodes_U, _ in read])
-            check_finite(logits_UV, self.name)
-            parts = torch.split(logits_UV, [len(nodes_U) for nodes_U, _ in read])
-            for pack, paths, (_, places), part_UV in zip(
-                batch.packs, wanted, read, parts, strict=True
-            ):
-                cuts = np.cumsum([len(path) for path in paths])[:-1]
-                yield Read(pack, part_UV, tuple(np.split(places, cuts)))
-
-    @torch.inference_mode()
-    def forward(self, batch: Batch, nodes: Sequence[IntArray]) -> torch.Tensor:
-        """Return the logits (U, V) in float32 at `nodes[i]` of row i, row after row.
-
-        The projection to the vocabulary sees these nodes alone: they are picked on its doorstep,
-        which works for every architecture, whatever it does to the logits afterwards.
-        """
-        device = self.model.device
-        visible_BTT = torch.from_numpy(batch.visible).to(device)
-        # Additive, since eager attention adds it; every row sees itself, so none is all masked.
-        mask_BTT = torch.zeros(visible_BTT.shape, dtype=self.model.dtype, device=device)
-        mask_BTT.masked_fill_(~visible_BTT, torch.finfo(self.model.dtype).min)
-        rows_U = torch.from_numpy(np.repeat(np.arange(len(nodes)), [len(n) for n in nodes]))
-        places_U = torch.from_numpy(np.concatenate(nodes))
-
-        def pick(_module: Any, arguments: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-            return (arguments[0][rows_U.to(device), places_U.to(device)][None],)
-
-        hook = self.model.get_output_embeddings().register_forward_pre_hook(pick)
-        try:
-            output = self.model(
-                input_ids=torch.from_numpy(batch.tokens).to(device),
-                attention_mask=mask_BTT[:, None],
-                position_ids=torch.from_numpy(batch.depths).to(device),
-                use_cache=False,
-            )
-        finally:
-            hook.remove()
-        logits_UV: torch.Tensor = output.logits[0].float()
-        return logits_UV
 
 
 def _answer_means(read: Read, scored: Sequence[Scored]) -> list[float]:

@@ -53,14 +53,17 @@ def pool():
 
 
 @pytest.fixture(scope="session")
-def files(tmp_path_factory, pool):
+def files(tmp_path_factory, save_bert, pool):
     """What a round leaves behind: retriever/, pool.parquet, outcomes.parquet, metrics.json."""
+    from exemplar.retrieval.encoder import Encoder
+
     root = tmp_path_factory.mktemp("round")
     write_records(root / "pool.parquet", Example, pool, made_from={})
     write_records(root / "outcomes.parquet", Outcome, outcomes(right=30), made_from={"test": "t"})
     write_records(root / "better.parquet", Outcome, outcomes(right=45), made_from={"test": "t"})
     write_json(root / "metrics.json", {"average": {"value": 60.0}})
-    write_retriever(root / "retriever")
+    encoder = save_bert(root / "encoder", WORDS, layers=1, pooler=False)
+    Encoder.load(encoder).save(root / "retriever")
     return SimpleNamespace(
         retriever=root / "retriever",
         pool=root / "pool.parquet",
@@ -75,36 +78,6 @@ def outcomes(right: int) -> list[Outcome]:
         Outcome(f"t{i}", "weather", "", "sun", 100.0 * (i < right), ("weather-1",), 0)
         for i in range(50)
     ]
-
-
-def write_retriever(folder: Path) -> None:
-    """Save a random one-layer BERT over a few words as a retriever."""
-    import torch
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import Whitespace
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
-    from exemplar.retrieval.encoder import Encoder
-
-    words = {word: i for i, word in enumerate(["[PAD]", "[UNK]", *WORDS])}
-    splitter = Tokenizer(WordLevel(words, "[UNK]"))
-    splitter.pre_tokenizer = Whitespace()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=splitter, pad_token="[PAD]", unk_token="[UNK]", model_max_length=32
-    )
-    config = BertConfig(
-        vocab_size=len(words),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=24,
-        max_position_embeddings=32,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = BertModel(config, add_pooling_layer=False)
-    Encoder(model, tokenizer, max_length=32).save(folder)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exemplar.lm.packing import PackCost, batches, packs
+from exemplar.lm.packing import Batch, PackCost, packs
 
 COST = PackCost(dense=20.0, fixed=3.0)
 # Two token values and short sequences: prefixes, duplicates and deep sharing are frequent.
@@ -97,16 +97,13 @@ def test_a_sequence_longer_than_a_pack_gets_one_of_its_own():
 def test_a_batch_pads_without_letting_anything_see_the_padding(sequences, max_nodes):
     """A node that sees padding would be scored behind tokens that no prompt holds."""
     rows = list(packs(sequences, max_nodes=max_nodes, cost=COST))
-    found = list(batches(rows, max_nodes=max_nodes))
-    kept = sorted(pack.members for batch in found for pack in batch.packs)
-    assert kept == sorted(pack.members for pack in rows)
-    for batch in found:
-        count, length = batch.tokens.shape
-        assert count * length <= max_nodes or count == 1
-        for row, pack in enumerate(batch.packs):
-            size = len(pack.tokens)
-            assert batch.tokens[row, :size].tolist() == pack.tokens.tolist()
-            assert batch.depths[row, :size].tolist() == pack.depths.tolist()
-            expected = np.eye(length, dtype=bool)
-            expected[:size, :size] = pack.visible()
-            assert (batch.visible[row] == expected).all()
+    batch = Batch.of(rows)
+    assert batch.packs == tuple(rows)
+    length = batch.tokens.shape[1]
+    for row, pack in enumerate(rows):
+        size = len(pack.tokens)
+        assert batch.tokens[row, :size].tolist() == pack.tokens.tolist()
+        assert batch.depths[row, :size].tolist() == pack.depths.tolist()
+        expected = np.eye(length, dtype=bool)
+        expected[:size, :size] = pack.visible()
+        assert (batch.visible[row] == expected).all()

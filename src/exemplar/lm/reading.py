@@ -1,0 +1,187 @@
+"""Running a causal model over packs, within the memory there is.
+
+Rows of like length go through the model together, and the vocabulary projection sees only the
+nodes whose logits are read. How many go at once is bounded twice: nodes, for the activations, and
+nodes read, for the logits, which a large vocabulary makes larger than all else. Where memory runs
+out all the same, the batch is cut in two and the budget halved.
+
+Legend: T nodes of a pack, U nodes whose logits are read, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from exemplar.errors import ModelError
+from exemplar.lm.decoding import check_finite
+from exemplar.lm.packing import Batch, IntArray, Pack, PackCost, packs
+
+logger = logging.getLogger(__name__)
+
+_COSTS = {"cpu": PackCost(dense=1800.0, fixed=2.0), "cuda": PackCost(dense=64e3, fixed=2.0)}
+_FORWARD_NODES = {"cpu": 1024, "cuda": 1 << 16}  # nodes of all rows of one forward pass
+_LOGIT_BYTES = {"cpu": 1 << 28, "cuda": 1 << 31}  # float32 logits of one forward pass
+
+
+@dataclass(frozen=True)
+class Row:
+    """A pack with the nodes (U,) whose logits are read, and where each member finds its own."""
+
+    pack: Pack
+    nodes: IntArray
+    places: tuple[IntArray, ...]
+
+    @classmethod
+    def of(cls, pack: Pack, starts: Sequence[int]) -> Row:
+        """Read each member of `pack` from position `starts[member]` on."""
+        paths = [path[starts[m] :] for m, path in zip(pack.members, pack.paths, strict=True)]
+        nodes, places = np.unique(np.concatenate(paths), return_inverse=True)
+        cuts = np.cumsum([len(path) for path in paths])[:-1]
+        return cls(pack, nodes, tuple(np.split(places, cuts)))
+
+
+@dataclass(frozen=True)
+class Read:
+    """Logits (U, V) of one pack, in float32, at the nodes where its members read them.
+
+    `rows[i]`: the rows of `logits` for sequence `pack.members[i]`, one a position.
+    """
+
+    pack: Pack
+    logits: torch.Tensor
+    rows: tuple[IntArray, ...]
+
+
+class PackReader:
+    """A causal model, and how much goes through it at once.
+
+    `batch_tokens`: at most so many nodes a forward pass, padding included.
+    """
+
+    def __init__(self, model: Any, *, name: str, batch_tokens: int) -> None:
+        self.model, self.name = model, name
+        # Architectures with a causal or windowed matrix of their own (CodeGen, GPT-Neo) count in
+        # places of the row, not in depths: no row may be longer than what they span.
+        config = model.config.get_text_config()
+        spans = [getattr(config, name, None) for name in ("max_position_embeddings", "window_size")]
+        self._max_nodes = min([batch_tokens, *(span for span in spans if isinstance(span, int))])
+        kind = "cuda" if model.device.type == "cuda" else "cpu"
+        self._cost = _COSTS[kind]
+        self._forward_nodes = min(batch_tokens, _FORWARD_NODES[kind])
+        self._max_reads = max(1, _LOGIT_BYTES[kind] // (4 * int(config.vocab_size)))
+
+    def read(self, sequences: Sequence[Sequence[int]], starts: Sequence[int]) -> Iterator[Read]:
+        """Run the model over packs of `sequences`; read logits from position `starts[i]` on.
+
+        Raises `ModelError` where the logits are NaN, or one sequence alone exceeds the memory.
+        """
+        waiting = self._rows(range(len(sequences)), sequences, starts)
+        while waiting:
+            rows = self._take(waiting)
+            try:
+                logits_UV = self.forward(Batch.of([r.pack for r in rows]), [r.nodes for r in rows])
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                waiting += self._smaller(rows, sequences, starts)
+                continue
+            check_finite(logits_UV, self.name)
+            parts = torch.split(logits_UV, [len(row.nodes) for row in rows])
+            for row, part_UV in zip(rows, parts, strict=True):
+                yield Read(row.pack, part_UV, row.places)
+
+    def _rows(
+        self, members: Sequence[int], sequences: Sequence[Sequence[int]], starts: Sequence[int]
+    ) -> list[Row]:
+        """Pack some of the sequences, and return the rows, the longest last."""
+        chosen = [sequences[member] for member in members]
+        rows = []
+        for pack in packs(chosen, max_nodes=self._max_nodes, cost=self._cost):
+            own = tuple(members[place] for place in pack.members)
+            rows.append(Row.of(replace(pack, members=own), starts))
+        return sorted(rows, key=lambda row: len(row.pack.tokens))
+
+    def _take(self, waiting: list[Row]) -> list[Row]:
+        """Take rows of like length that go through together; always one, however long.
+
+        The longest come first: what is too large shows at once.
+        """
+        rows: list[Row] = []
+        longest = reads = 0
+        while waiting:
+            longest = max(longest, len(waiting[-1].pack.tokens))
+            reads += len(waiting[-1].nodes)
+            full = (len(rows) + 1) * longest > self._forward_nodes or reads > self._max_reads
+            if rows and full:
+                break
+            rows.append(waiting.pop())
+        return rows
+
+    def _smaller(
+        self, rows: list[Row], sequences: Sequence[Sequence[int]], starts: Sequence[int]
+    ) -> list[Row]:
+        """Halve the budget after a batch that was too large; return its rows, to be taken again."""
+        nodes = len(rows) * max(len(row.pack.tokens) for row in rows)
+        if self.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        members = rows[0].pack.members
+        if len(rows) == len(members) == 1:
+            raise ModelError(
+                f"model {self.name!r}: one sequence of {nodes} tokens does not fit into memory. "
+                "Lower lm.max_length, take a smaller model, or a device with more memory."
+            )
+        self._forward_nodes = nodes // 2
+        self._max_reads = max(1, sum(len(row.nodes) for row in rows) // 2)
+        logger.warning("%d tokens were too many for the memory; going on with half", nodes)
+        if len(rows) > 1:
+            return rows[::-1]
+        half = len(members) // 2
+        self._max_nodes = nodes // 2
+        return [
+            row
+            for part in (members[:half], members[half:])
+            for row in self._rows(part, sequences, starts)
+        ]
+
+    @torch.inference_mode()
+    def forward(self, batch: Batch, nodes: Sequence[IntArray]) -> torch.Tensor:
+        """Return the logits (U, V) in float32 at `nodes[i]` of row i, row after row.
+
+        The projection to the vocabulary sees these nodes alone: they are picked on its doorstep,
+        which works for every architecture, whatever it does to the logits afterwards.
+        """
+        device = self.model.device
+        visible_BTT = torch.from_numpy(batch.visible).to(device)
+        # Additive, since eager attention adds it; every row sees itself, so none is all masked.
+        mask_BTT = torch.zeros(visible_BTT.shape, dtype=self.model.dtype, device=device)
+        mask_BTT.masked_fill_(~visible_BTT, torch.finfo(self.model.dtype).min)
+        rows_U = torch.from_numpy(np.repeat(np.arange(len(nodes)), [len(n) for n in nodes]))
+        places_U = torch.from_numpy(np.concatenate(nodes))
+
+        def pick(_module: Any, arguments: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+            return (arguments[0][rows_U.to(device), places_U.to(device)][None],)
+
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(pick)
+        try:
+            output = self.model(
+                input_ids=torch.from_numpy(batch.tokens).to(device),
+                attention_mask=mask_BTT[:, None],
+                position_ids=torch.from_numpy(batch.depths).to(device),
+                use_cache=False,
+            )
+        finally:
+            hook.remove()
+        logits_UV: torch.Tensor = output.logits[0].float()
+        return logits_UV
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed; on a CPU torch says so in words alone."""
+    told = "can't allocate memory" in str(error) or "not enough memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or told
