@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,7 +89,7 @@ def _print_places(console: Any, params: Params, layout: Layout) -> None:
         (
             "MLflow UI",
             f"experiment {settings.experiment}",
-            "mlflow ui --backend-store-uri sqlite:///mlflow.db",
+            _ui_command(),
         ),
         (
             "promoted model" if alias else "newest model",
@@ -100,6 +101,14 @@ def _print_places(console: Any, params: Params, layout: Layout) -> None:
     for what, where, command in rows:
         console.print(f"[bold]{what:15}[/] {where}", highlight=False)
         console.print(f"{'':15} [cyan].venv/bin/{command}[/]", highlight=False, soft_wrap=True)
+
+
+def _ui_command() -> str:
+    """Return what opens the MLflow UI: of the server in use, or of the database beside the project."""
+    server = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    if server.startswith(("http://", "https://")):
+        return f"python -m webbrowser {server}"
+    return f"mlflow ui --backend-store-uri {server or 'sqlite:///mlflow.db'}"
 
 
 def print_registry(name: str, layout: Layout, experiment: str) -> None:

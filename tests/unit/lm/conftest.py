@@ -50,8 +50,12 @@ def make_config(architecture: str, **changes: Any) -> Any:
         "eos_token_id": 1,
         "pad_token_id": None,
     }
-    if architecture in ("Llama", "Qwen2", "Mistral"):
+    if architecture in ("Llama", "Qwen2", "Qwen3", "Mistral", "Gemma", "Gemma2"):
         shape |= {"num_key_value_heads": 2, "intermediate_size": 48}
+    if architecture in ("Qwen3", "Gemma", "Gemma2"):
+        shape |= {"head_dim": 8}
+    if architecture in ("Mistral", "Gemma2"):
+        shape |= {"sliding_window": 256}
     if architecture == "GPTNeoX":
         shape |= {"intermediate_size": 48, "use_parallel_residual": True}
     if architecture == "GPTNeo":

@@ -70,7 +70,10 @@ def bytes_of(tokenizer, token):
     return bytes(back[char] for char in tokenizer.convert_ids_to_tokens(token))
 
 
-@pytest.mark.parametrize("architecture", ["Llama", "GPT2", "GPTNeoX", "Qwen2", "GPTNeo"])
+@pytest.mark.parametrize(
+    "architecture",
+    ["Llama", "GPT2", "GPTNeoX", "Qwen2", "Qwen3", "Gemma", "Gemma2", "Mistral", "GPTNeo"],
+)
 def test_packed_logprobs_equal_those_of_each_sequence_alone(make_lm, architecture):
     """Packing is a saving, not an approximation: the retriever is trained on these numbers."""
     lm = make_lm(architecture)
