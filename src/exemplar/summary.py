@@ -104,7 +104,7 @@ def _print_places(console: Any, params: Params, layout: Layout) -> None:
 
 
 def _ui_command() -> str:
-    """Return what opens the MLflow UI: of the server in use, or of the database beside the project."""
+    """Return what opens the MLflow UI: of the server in use, or of the database here."""
     server = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if server.startswith(("http://", "https://")):
         return f"python -m webbrowser {server}"
