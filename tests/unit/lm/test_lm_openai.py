@@ -41,7 +41,7 @@ VOCABULARY = [
 ]
 LABELS = ["Yes", "No", "Yes, but no", "good", "goodness", "No\U0001f992", "No\U0001f993"]
 PROMPTS = [f"Review {number}: a warm, funny film\nIs it good?\n" for number in range(12)]
-ANSWERS = ["Yes", "goodness me", "No, it is dull", "a café \U0001f992 graze"] * 3
+ANSWERS = ["Yes", "goodness me", "No, it is dull", "\U0001f992 at a café"] * 3
 
 
 def pieces(text: str) -> list[str]:
@@ -303,7 +303,7 @@ def test_order_and_copies_survive_answers_out_of_order(serve):
     """Requests that overtake each other must not swap scores; copies must not cost requests."""
     server = serve(shuffled=True)
     lm = lm_for(server, batch_size=2)
-    prompts, answers = PROMPTS * 2, ANSWERS + ANSWERS[::-1]
+    prompts, answers = PROMPTS * 3, ANSWERS + ANSWERS[::-1] + ANSWERS
     found = lm.logprobs(prompts, answers)
     wanted = [expected_mean(p, a) for p, a in zip(prompts, answers, strict=True)]
     assert found == pytest.approx(wanted, abs=1e-9)
@@ -332,6 +332,16 @@ def test_labels_are_decoded_greedily(serve, traits):
     assert found == wanted
     assert len(set(wanted)) > 2  # the toy does not always choose the same
     assert set(wanted) & {"Yes", "good"}  # and sometimes ends a label that another continues
+
+
+def test_a_label_that_another_continues_can_win(serve):
+    """`Yes` would never be answered beside `Yes, but no`; a line or the text may end behind it."""
+    labels, prompts = ["Yes", "Yes, but no"], [f"Question {number}?\n" for number in range(24)]
+    found = lm_for(serve(), batch_size=64).generate(prompts, labels=labels)
+    assert found == [expected_label(prompt, labels) for prompt in prompts]
+    after = [tokens_of(prompt + "Yes") for prompt in prompts]
+    likeliest = {greedy(tokens) for tokens in after}
+    assert likeliest >= {END_OF_TEXT, "\n", "\n\n", ","}  # the toy shows every case
 
 
 def test_labels_that_part_within_a_character_stay_apart(serve):
@@ -385,7 +395,7 @@ FAULTS = {
     "too many requests": {"status": 429, "headers": {"Retry-After": "0.1"}},
     "server error": {"status": 500},
     "cut connection": {"cut": True},
-    "slow answer": {"sleep": 0.6},
+    "slow answer": {"sleep": 0.5},
 }
 
 
@@ -405,7 +415,7 @@ LASTING = {
     "too many requests": ({"status": 429, "headers": {"Retry-After": "0.1"}}, "too many requests"),
     "server error": ({"status": 500, "body": b'{"error": "no memory"}'}, "no memory"),
     "cut connection": ({"cut": True}, "no connection to http"),
-    "slow answer": ({"sleep": 0.5}, r"no answer within 0\.2 seconds"),
+    "slow answer": ({"sleep": 0.3}, r"no answer within 0\.2 seconds"),
 }
 
 
@@ -572,7 +582,7 @@ TELLTALES = [
     {"status": 422, "body": json.dumps({"detail": [{"got": KEY}]}).encode()},
     {"status": 200, "body": f"<p>{KEY}</p>".encode()},
     {"cut": True},
-    {"sleep": 0.4},
+    {"sleep": 0.3},
 ]
 
 
