@@ -44,6 +44,8 @@ def _open(
     logging.basicConfig(level=level, format="%(name)s: %(message)s", stream=sys.stderr)
     for handler in logging.getLogger().handlers:
         handler.setLevel(level)  # some libraries set their own loggers to DEBUG on import
+    for name in ("httpx", "httpx2"):  # a line for every request
+        logging.getLogger(name).setLevel(logging.WARNING)
     context.obj = Workspace(params, Layout(root))
 
 

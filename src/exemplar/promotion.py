@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from exemplar import aliases, registry, tracking
-from exemplar.config import Baseline, Params, Profile
+from exemplar.config import Params, Profile
 from exemplar.data.dataset import Dataset, read_dataset
 from exemplar.data.io import fingerprint, read_json, read_records
 from exemplar.evaluation.gate import Decision, decide
 from exemplar.layout import Layout
 from exemplar.records import Example, Outcome
+from exemplar.settings import Baseline
 
 
 def promote_round(params: Params, layout: Layout, number: int) -> dict[str, Any]:

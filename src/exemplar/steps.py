@@ -7,19 +7,23 @@ sealed with the fingerprints of what it was made from, and a mismatch is an erro
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from exemplar.config import Baseline, Params, Profile
+from exemplar.config import Params, Profile
 from exemplar.data.dataset import read_dataset, write_dataset
 from exemplar.data.io import atomic_folder, fingerprint, write_json, write_records, write_text
-from exemplar.errors import DataError
 from exemplar.layout import Layout
+from exemplar.lm import load as load_lm
 from exemplar.lm.parts import Parts, Shard, cut
 from exemplar.records import Candidates, LlmScores, Outcome, Rewards
-from exemplar.tasks.spec import load_catalog
-from exemplar.tasks.spec import select as select_tasks
+from exemplar.settings import Baseline
+from exemplar.tasks import spec
+
+if TYPE_CHECKING:
+    from exemplar.lm.base import LanguageModel
 
 Figures = Mapping[str, Any]
 
@@ -30,12 +34,12 @@ def download_data(profile: Profile, *, data: Path) -> Figures:
 
     settings = profile.download_data
     path = Path(settings.path) if settings.path else None
-    catalog = load_catalog()
+    catalog = spec.load_catalog()
     names = settings.tasks or sources.available(settings.source, path, catalog)
     splits = sources.load(
         settings.source,
         path=path,
-        specs=select_tasks(catalog, names),
+        specs=spec.select(catalog, names),
         seed=profile.seed,
         max_pool=settings.max_pool,
         max_train=settings.max_train,
@@ -85,7 +89,6 @@ def llm_scoring(
     With `shard` only the parts of that share are scored. Without it all that are missing are, and
     `out` is put together: so the last call after any number of shards.
     """
-    from exemplar import lm as lm_engine
     from exemplar.lm import scoring
 
     dataset, settings = read_dataset(data), profile.llm_scoring
@@ -100,7 +103,7 @@ def llm_scoring(
     pairs = cut(drawn, dataset.pool_by_id, size=settings.part_size)
     parts = Parts(_beside(out, "parts"), pairs, sealed | {"settings": told})
     figures = parts.score(
-        lambda: lm_engine.load(**profile.lm.model_dump()),
+        lambda: _load_lm(profile),
         dataset.pool_by_id,
         classification_tasks=dataset.classification_tasks,
         shard=shard,
@@ -233,7 +236,6 @@ def search(
 
 def evaluation(profile: Profile, *, data: Path, demonstrations: Path, out: Path) -> Figures:
     """Let the LM answer every test query behind its demonstrations, and judge the answers."""
-    from exemplar import lm as lm_engine
     from exemplar.evaluation import icl
 
     dataset, settings = read_dataset(data), profile.evaluation
@@ -241,13 +243,7 @@ def evaluation(profile: Profile, *, data: Path, demonstrations: Path, out: Path)
         item.query_id: [dataset.pool_by_id[name] for name in item.candidate_ids]
         for item in dataset.read(demonstrations, Candidates)
     }
-    missing = [query.example_id for query in dataset.test if query.example_id not in chosen]
-    if missing:
-        raise DataError(
-            f"{demonstrations} lacks {len(missing)} of {len(dataset.test)} test queries, "
-            f"{missing[0]!r} first. Remake it with `dvc repro`."
-        )
-    specs, lm = dataset.specs, lm_engine.load(**profile.lm.model_dump())
+    specs, lm = dataset.specs, _load_lm(profile)
     outcomes = icl.predict(
         lm,
         dataset.test,
@@ -272,8 +268,7 @@ def evaluation(profile: Profile, *, data: Path, demonstrations: Path, out: Path)
             folder / "examples.md",
             icl.examples_markdown(outcomes, dataset.test_by_id, dataset.pool_by_id),
         )
-    average = metrics["average"]["value"]
-    return {"dtype": lm.dtype, **lm.stats.figures(), "average": average}
+    return {"dtype": lm.dtype, **lm.stats.figures(), "average": metrics["average"]["value"]}
 
 
 def promotion(params: Params, *, layout: Layout, number: int) -> Figures:
@@ -293,6 +288,11 @@ def report(params: Params, *, layout: Layout) -> Figures:
     figures = write_report(params, layout)
     attach(params, layout, [layout.report, layout.plots / "average.svg"])
     return figures
+
+
+def _load_lm(profile: Profile) -> LanguageModel:
+    """Load the LM. A server's key comes from the environment, so that no file holds it."""
+    return load_lm(**profile.lm.model_dump(), api_key=os.environ.get("EXEMPLAR_LM_API_KEY"))
 
 
 def _beside(out: Path, what: str) -> Path:

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from exemplar import steps
-from exemplar.config import Baseline
 from exemplar.data.io import fingerprint, made_from, read_records
 from exemplar.errors import ModelError
 from exemplar.records import Candidates
 from exemplar.retrieval.dense import PoolIndex, dense_candidates
 from exemplar.retrieval.encoder import Encoder
+from exemplar.settings import Baseline
 
 
 def plain(example) -> str:

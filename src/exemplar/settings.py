@@ -1,0 +1,181 @@
+"""The sections of params.yaml, one a step: frozen, strict values without unknown keys.
+
+How they make a profile, and how the file is read, is in `config.py`. Settings stop at `steps.py`:
+nothing below sees these classes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+Dtype = Literal["auto", "float32", "bfloat16"]
+Scope = Literal["task", "pool"]
+
+
+class Section(BaseModel):
+    """A part of params.yaml: frozen, strict, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Lm(Section):
+    """The frozen language model that scores candidates and answers test queries."""
+
+    ref: str
+    dtype: Dtype = "auto"
+    max_length: Count = 1024
+    batch_tokens: Count = 4096
+
+    @field_validator("ref")
+    @classmethod
+    def _holds_no_password(cls, ref: str) -> str:
+        # The settings are written into MLflow and into files; a key has no place there.
+        if ref.startswith("openai:") and "@" in ref.rpartition("://")[2].partition("/")[0]:
+            raise ValueError(
+                "an address with a user or password; give the key as EXEMPLAR_LM_API_KEY in the "
+                "environment"
+            )
+        return ref
+
+
+class DownloadData(Section):
+    """Where examples come from and how many are kept (paper: 30,000 train, 10,000 test a task)."""
+
+    source: Literal["sample", "local"]
+    path: str | None = None
+    tasks: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    max_pool: Count | None = None
+    max_train: Count | None = 30_000
+    max_test: Count | None = 10_000
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_are_tuples(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("tasks"), list):
+            return {**values, "tasks": tuple(values["tasks"])}
+        return values
+
+    @model_validator(mode="after")
+    def _path_fits_source(self) -> DownloadData:
+        if self.source == "local" and not self.path:
+            raise ValueError("source 'local' needs a path: the folder that holds one folder a task")
+        return self
+
+
+class Bm25Candidates(Section):
+    """Round 1's candidates (paper: the top 100 by BM25)."""
+
+    num_candidates: Count = 100
+    scope: Scope = "task"
+    k1: Positive = 1.5
+    b: Annotated[float, Field(ge=0, le=1)] = 0.75
+
+
+class LlmScoring(Section):
+    """How many of a query's candidates the LM scores (the paper's code: 32 of 100).
+
+    The pairs are scored in parts of about `part_size`; a kill costs the part under way.
+    """
+
+    num_candidates: Count = 32
+    part_size: Count = 4096
+
+
+class Training(Section):
+    """What both trainings share. One update is one optimizer step.
+
+    A training that was killed goes on from its last checkpoint, one every `save_every` updates.
+    """
+
+    init: str
+    learning_rate: Positive
+    batch_size: Count
+    num_updates: Count
+    warmup: Annotated[int, Field(ge=0)] = 400
+    num_top: Count = 3
+    num_bottom: Count = 16
+    num_negatives: Count
+    max_length: Count
+    clip_norm: Positive = 1.0
+    freeze_layers: Annotated[int, Field(ge=0)] = 0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    gradient_checkpointing: bool = False
+    eval_fraction: Share = 0.1
+    eval_every: Count = 200
+    save_every: Count = 200
+    dtype: Dtype = "auto"
+
+
+class RewardTraining(Training):
+    """The cross-encoder reward model. `min_accuracy`: below it the model does not teach."""
+
+    min_accuracy: Share
+
+
+class RewardScoring(Section):
+    """Tokens a batch when the reward model scores every candidate."""
+
+    batch_tokens: Count = 8192
+
+
+class KdTraining(Training):
+    """Distillation into the bi-encoder."""
+
+    temperature: Positive = 0.01
+    teacher_temperature: Positive = 1.0
+    contrastive_weight: Annotated[float, Field(ge=0)] = 0.2
+    homogeneous_batches: bool = False
+
+
+class Search(Section):
+    """Demonstrations for test queries and candidates for the next round's training queries."""
+
+    num_shots: Count = 8
+    num_candidates: Count = 100
+    scope: Scope = "task"
+    max_length: Count = 256
+
+
+class Evaluation(Section):
+    """Few-shot evaluation."""
+
+    max_new_tokens: Count = 64
+    num_resamples: Count = 2000
+
+
+class Promotion(Section):
+    """The gate. `baseline` is the opponent while there is no champion yet."""
+
+    experiment: str = "exemplar"
+    registered_model: str = "exemplar-retriever"
+    baseline: str = "bm25"
+    margin: Annotated[float, Field(ge=0)] = 2.0
+    alpha: Share = 0.05
+    num_resamples: Count = 10_000
+    entry_script: str = "mlflow/served_model.py"
+
+
+class Report(Section):
+    """The report page."""
+
+    title: str = "Exemplar report"
+
+
+class Baseline(Section):
+    """A method to compare with. `encoder` defaults to the one that distillation starts from."""
+
+    method: Literal["zero_shot", "random", "kmeans", "bm25", "dense"]
+    encoder: str | None = None
+
+
+class Round(Section):
+    """One round; `next` and `after` name its neighbours for DVC's stage graph."""
+
+    number: Count
+    next: str
+    after: str
