@@ -141,6 +141,17 @@ def test_settings_that_contradict_each_other_are_refused(raw, refusal):
     assert "llm_scoring.num_candidates is 11" in refusal(raw)
 
 
+@pytest.mark.parametrize("inside", ["user:secret@", "secret@"])
+def test_a_servers_address_with_a_password_is_refused_without_repeating_it(raw, refusal, inside):
+    """Settings go into MLflow, dvc.lock and files: whoever reads those would read the key."""
+    raw["profiles"]["tiny"]["lm"]["ref"] = f"openai:model@https://{inside}host/v1"
+    message = refusal(raw)
+    assert "EXEMPLAR_LM_API_KEY" in message
+    assert "secret" not in message
+    raw["profiles"]["tiny"]["lm"]["ref"] = "openai:owner/model@https://host/v1"
+    Params.model_validate(raw)
+
+
 def test_a_local_source_needs_a_path(raw, refusal):
     raw["profiles"]["tiny"]["download_data"]["source"] = "local"
     assert "source 'local' needs a path" in refusal(raw)
