@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exemplar.errors import ConfigError, PromptError
+from exemplar.errors import ConfigError, DataError, PromptError
 from exemplar.lm.parts import Parts, Shard, cut
 from exemplar.lm.scoring import score_candidates
 from exemplar.records import Candidates, Example
@@ -121,6 +121,16 @@ def test_parts_of_other_inputs_are_scored_again(tmp_path, whole):
     score(parts, lm)
     assert len(lm.asked) == 60
     assert parts.merged(DRAWN) == whole
+
+
+def test_a_damaged_part_is_one_clear_error(tmp_path):
+    """Scoring over it would hide that a disk fails; a traceback would not say what to do."""
+    parts = make(tmp_path / "parts")
+    score(parts, LetterLm())
+    damaged = sorted((tmp_path / "parts").iterdir())[1]
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"part-00002.parquet is not a readable Parquet file"):
+        make(tmp_path / "parts").missing()
 
 
 def test_deleted_parts_leave_nothing(tmp_path):

@@ -176,10 +176,19 @@ def read_records(
 
 
 def made_from(path: Path) -> dict[str, str]:
-    """Return the fingerprints of the inputs that a Parquet file was made from."""
+    """Return the fingerprints of the inputs that a Parquet file was made from.
+
+    Raises `DataError` where it is no readable Parquet file.
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    metadata = pq.read_schema(path).metadata or {}
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(
+            f"{path} is not a readable Parquet file ({error}). Delete it and run the step again."
+        ) from error
     return dict(json.loads(metadata.get(b"exemplar.made_from", b"{}")))
 
 
