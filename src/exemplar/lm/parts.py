@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from exemplar.data.io import made_from, read_records, write_records
 from exemplar.errors import ConfigError
-from exemplar.lm.scoring import score_candidates
+from exemplar.lm.scoring import at, score_candidates
 from exemplar.records import Candidates, Example, LlmScores
 
 if TYPE_CHECKING:
@@ -68,17 +68,8 @@ def cut(
 
 
 def _by_query(part: list[tuple[int, int]], drawn: Sequence[Candidates]) -> list[Candidates]:
-    found = []
-    for query, members in groupby(sorted(part), key=lambda pair: pair[0]):
-        item, places = drawn[query], [place for _, place in members]
-        found.append(
-            Candidates(
-                item.query_id,
-                tuple(item.candidate_ids[place] for place in places),
-                tuple(item.similarities[place] for place in places),
-            )
-        )
-    return found
+    by_query = groupby(sorted(part), key=lambda pair: pair[0])
+    return [at(drawn[query], [place for _, place in members]) for query, members in by_query]
 
 
 class Parts:

@@ -25,14 +25,17 @@ def draw_candidates(
         size = len(item.candidate_ids)
         generator = rng(seed, "llm_scoring", number, item.query_id)
         places = sorted(generator.sample(range(size), min(num_candidates, size)))
-        drawn.append(
-            Candidates(
-                item.query_id,
-                tuple(item.candidate_ids[place] for place in places),
-                tuple(item.similarities[place] for place in places),
-            )
-        )
+        drawn.append(at(item, places))
     return drawn
+
+
+def at(item: Candidates, places: Sequence[int]) -> Candidates:
+    """Return the candidates at these places alone."""
+    return Candidates(
+        item.query_id,
+        tuple(item.candidate_ids[place] for place in places),
+        tuple(item.similarities[place] for place in places),
+    )
 
 
 def ineligible(query: Example, candidate: Example, classification_tasks: Collection[str]) -> str:
