@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from exemplar.data.io import atomic_folder
+from exemplar.devices import default_device
 from exemplar.errors import ModelError
 from exemplar.models import quiet_transformers
 from exemplar.retrieval import model_folder
@@ -56,7 +57,7 @@ class Encoder:
         *,
         max_length: int | None = None,
         dtype: str = "auto",
-        device: str | None = None,
+        device: str | torch.device | None = None,
     ) -> Encoder:
         """Load an encoder from a folder, a hub id or package:<package>/<folder>.
 
@@ -70,7 +71,7 @@ class Encoder:
         tokenizer = model_folder.load_tokenizer(transformer)
         length = _length(max_length, recorded, model, tokenizer, folder)
         if device is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+            device = default_device()
         return cls(model.to(device).eval(), tokenizer, max_length=length, dtype=dtype)
 
     @property

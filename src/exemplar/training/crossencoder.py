@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from exemplar import models
+from exemplar.devices import default_device
 from exemplar.errors import ModelError
 from exemplar.models import quiet_transformers
-from exemplar.training.optimisation import autocast, default_device, length_batches, seeded
+from exemplar.training.optimisation import autocast, length_batches, seeded
 
 Tokens: TypeAlias = list[int]
 

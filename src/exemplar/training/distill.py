@@ -16,16 +16,13 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
+from exemplar.devices import default_device
 from exemplar.errors import TrainingError
 from exemplar.records import Example, LlmScores, Rewards
 from exemplar.retrieval.encoder import Encoder
 from exemplar.training import figures, loop, losses, sampling
 from exemplar.training.groups import Groups, Row, Vectors, texts_of
-from exemplar.training.optimisation import (
-    default_device,
-    prepare,
-    resolve_dtype,
-)
+from exemplar.training.optimisation import prepare, resolve_dtype
 
 GROUP_ACCURACY = "group_accuracy"
 """The figure that the weights are kept by."""

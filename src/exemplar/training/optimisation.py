@@ -10,11 +10,10 @@ import torch
 from torch import nn
 
 from exemplar import seeding
+from exemplar.devices import computes_bfloat16
 from exemplar.errors import TrainingError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_CPU_BF16 = ("amx_bf16", "avx512_bf16", "bf16")
-"""Names under which torch reports processor units that multiply in bfloat16 (x86, x86, ARM)."""
 
 
 def resolve_dtype(name: str, device: torch.device) -> str:
@@ -30,20 +29,12 @@ def resolve_dtype(name: str, device: torch.device) -> str:
             f"expected dtype auto, float32 or bfloat16 for training, got {name!r}. float16 would "
             "need loss scaling, which is not offered."
         )
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return "bfloat16" if any(capabilities.get(unit) for unit in _CPU_BF16) else "float32"
+    return "bfloat16" if computes_bfloat16(device) else "float32"
 
 
 def autocast(device: torch.device, dtype: str) -> torch.autocast:
     """Return the context of a forward pass in `dtype`."""
     return torch.autocast(device.type, dtype=_DTYPES[dtype], enabled=dtype != "float32")
-
-
-def default_device() -> torch.device:
-    """Return the GPU where there is one, otherwise the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def learning_rate_at(update: int, *, peak: float, warmup: int, num_updates: int) -> float:

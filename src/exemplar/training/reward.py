@@ -20,12 +20,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from exemplar import seeding
+from exemplar.devices import default_device
 from exemplar.errors import ModelError, TrainingError
 from exemplar.records import Candidates, Example, LlmScores, Rewards
 from exemplar.training import figures, loop, sampling
 from exemplar.training.crossencoder import CrossEncoder, Tokens, load_cross_encoder
 from exemplar.training.losses import listwise
-from exemplar.training.optimisation import default_device, prepare, resolve_dtype
+from exemplar.training.optimisation import prepare, resolve_dtype
 
 RANKING_ACCURACY = "ranking_accuracy"
 """The figure that the weights are kept by, and that a teacher is judged by."""
