@@ -17,7 +17,7 @@ from exemplar.data.dataset import read_dataset, write_dataset
 from exemplar.data.io import atomic_folder, fingerprint, write_json, write_records, write_text
 from exemplar.layout import Layout
 from exemplar.lm import load as load_lm
-from exemplar.lm.parts import Parts, Shard, cut
+from exemplar.lm.parts import Cut, Parts, Shard
 from exemplar.records import Candidates, LlmScores, Outcome, Rewards
 from exemplar.settings import Baseline
 from exemplar.tasks import spec
@@ -100,8 +100,8 @@ def llm_scoring(
     )
     sealed = dataset.made_from(candidates=candidates)
     told = f"{profile.lm!r} {settings!r} seed={profile.seed} round={number}"
-    pairs = cut(drawn, dataset.pool_by_id, size=settings.part_size)
-    parts = Parts(_beside(out, "parts"), pairs, sealed | {"settings": told})
+    cut = Cut(drawn, dataset.pool_by_id, size=settings.part_size)
+    parts = Parts(_beside(out, "parts"), cut, sealed | {"settings": told})
     figures = parts.score(
         lambda: _load_lm(profile),
         dataset.pool_by_id,
@@ -110,7 +110,7 @@ def llm_scoring(
         progress=f"LM scoring, round {number}",
     )
     if shard is None:
-        write_records(out, LlmScores, parts.merged(drawn), made_from=sealed)
+        write_records(out, LlmScores, parts.merged(), made_from=sealed)
         parts.delete()
     return {"queries": len(drawn), **figures}
 

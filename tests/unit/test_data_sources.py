@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from exemplar.data import sources
-from exemplar.data.io import check_record
+from exemplar.data.checks import check_record
 from exemplar.data.sources import Splits
 from exemplar.errors import DataError, TaskError
 from exemplar.tasks.spec import load_catalog, select

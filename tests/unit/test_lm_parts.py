@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exemplar.errors import ConfigError, DataError, PromptError
-from exemplar.lm.parts import Parts, Shard, cut
+from exemplar.lm.parts import Cut, Parts, Shard
 from exemplar.lm.scoring import score_candidates
 from exemplar.records import Candidates, Example
 
@@ -41,7 +41,7 @@ class LetterLm:
 
 
 def make(folder, *, sealed=SEALED, size=8):
-    return Parts(folder, cut(DRAWN, POOL, size=size), sealed)
+    return Parts(folder, Cut(DRAWN, POOL, size=size), sealed)
 
 
 def score(parts, lm, shard=None):
@@ -65,7 +65,7 @@ def test_every_pair_is_in_one_part_and_a_candidate_is_in_one_part(rows, size):
     ]
     parts = [
         [(item.query_id, name) for item in part for name in item.candidate_ids]
-        for part in cut(drawn, POOL, size=size)
+        for part in Cut(drawn, POOL, size=size)
     ]
     flat = [pair for part in parts for pair in part]
     assert sorted(flat) == sorted((d.query_id, name) for d in drawn for name in d.candidate_ids)
@@ -79,7 +79,7 @@ def test_parts_put_together_are_the_scores_of_one_call(tmp_path, whole):
     parts = make(tmp_path / "parts")
     assert len(parts) > 3
     figures = score(parts, LetterLm())
-    assert parts.merged(DRAWN) == whole
+    assert list(parts.merged()) == whole
     assert figures == {"parts": len(parts), "dtype": "float32", "sequences": 60}
 
 
@@ -92,7 +92,7 @@ def test_after_a_death_only_the_parts_that_are_missing_are_scored(tmp_path, whol
     parts, second = make(tmp_path / "parts"), LetterLm()
     score(parts, second)
     assert not set(second.asked) & set(dying.asked)
-    assert parts.merged(DRAWN) == whole
+    assert list(parts.merged()) == whole
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 20])
@@ -110,7 +110,7 @@ def test_shards_in_any_order_make_the_whole_and_share_nothing(tmp_path, whole, c
         raise AssertionError("nothing is left to score: the model must not be loaded")
 
     assert parts.score(refuse, POOL, classification_tasks={"mood"}) == {"parts": 0}
-    assert parts.merged(DRAWN) == whole
+    assert list(parts.merged()) == whole
 
 
 def test_parts_of_other_inputs_are_scored_again(tmp_path, whole):
@@ -120,7 +120,7 @@ def test_parts_of_other_inputs_are_scored_again(tmp_path, whole):
     assert len(parts.missing()) == len(parts)
     score(parts, lm)
     assert len(lm.asked) == 60
-    assert parts.merged(DRAWN) == whole
+    assert list(parts.merged()) == whole
 
 
 def test_a_damaged_part_is_one_clear_error(tmp_path):

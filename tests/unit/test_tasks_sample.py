@@ -9,7 +9,7 @@ from itertools import product
 
 import pytest
 
-from exemplar.data.io import check_record
+from exemplar.data.checks import check_record
 from exemplar.records import Example
 from exemplar.retrieval.ranking import normalise
 from exemplar.tasks import sample

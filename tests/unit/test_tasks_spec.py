@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from exemplar.data.io import check_record
+from exemplar.data.checks import check_record
 from exemplar.errors import TaskError
 from exemplar.tasks import metrics
 from exemplar.tasks.rendering import EmptyFieldError, render

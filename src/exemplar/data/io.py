@@ -9,37 +9,36 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
+from itertools import islice
 from pathlib import Path
+from sys import intern
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from exemplar.data.checks import check_record
 from exemplar.errors import DataError
 from exemplar.records import Candidates, Example, LlmScores, Outcome, Rewards
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 Record = TypeVar("Record", Example, Candidates, LlmScores, Rewards, Outcome)
 
 SCHEMA_VERSION = "1"
 _CHUNK_BYTES = 1 << 20
+_ROW_GROUP = 4096  # records held as rows at once, in reading and writing
 _KEYS = {
     Example: "example_id",
     Candidates: "query_id",
     LlmScores: "query_id",
     Rewards: "query_id",
     Outcome: "example_id",
-}
-_SCORES = {
-    Candidates: "similarities",
-    LlmScores: "llm_logprobs",
-    Rewards: "rewards",
 }
 
 
@@ -123,7 +122,7 @@ def arrow_schema(kind: type[Any]) -> pa.Schema:
 def write_records(
     path: Path, kind: type[Record], records: Iterable[Record], *, made_from: Mapping[str, str]
 ) -> int:
-    """Write records to a Parquet file and return how many.
+    """Write records to a Parquet file, as they come, and return how many.
 
     `made_from` maps the names of the inputs to their fingerprints. Raises `DataError` on a record
     that `check_record` refuses, on a repeated key and where there is no record at all.
@@ -131,8 +130,29 @@ def write_records(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows, seen = [], set()
-    key = _KEYS[kind]
+    metadata = {
+        "exemplar.kind": kind.__name__,
+        "exemplar.schema_version": SCHEMA_VERSION,
+        "exemplar.made_from": json.dumps(dict(made_from), sort_keys=True),
+    }
+    schema = arrow_schema(kind).with_metadata(metadata)
+    checked = _distinct(path, kind, records)
+    count = 0
+    with atomic_path(path) as temporary:
+        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+            while rows := list(islice(checked, _ROW_GROUP)):
+                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+                count += len(rows)
+        if not count:
+            raise DataError(f"{path}: there is nothing to write, 0 {kind.__name__} records came.")
+    return count
+
+
+def _distinct(
+    path: Path, kind: type[Record], records: Iterable[Record]
+) -> Iterator[dict[str, Any]]:
+    """Yield records as rows, each checked, no key twice."""
+    key, seen = _KEYS[kind], set()
     for record in records:
         check_record(record)
         identity = getattr(record, key)
@@ -141,18 +161,7 @@ def write_records(
                 f"{path}: {key} {identity!r} occurs twice; ids must be unique in a file."
             )
         seen.add(identity)
-        rows.append({field.name: getattr(record, field.name) for field in fields(kind)})
-    if not rows:
-        raise DataError(f"{path}: there is nothing to write, 0 {kind.__name__} records came.")
-    metadata = {
-        "exemplar.kind": kind.__name__,
-        "exemplar.schema_version": SCHEMA_VERSION,
-        "exemplar.made_from": json.dumps(dict(made_from), sort_keys=True),
-    }
-    table = pa.Table.from_pylist(rows, schema=arrow_schema(kind).with_metadata(metadata))
-    with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
-    return len(rows)
+        yield {field.name: getattr(record, field.name) for field in fields(kind)}
 
 
 def read_records(
@@ -163,16 +172,27 @@ def read_records(
     Raises `DataError` where the file is missing, unreadable, of another kind or version, or where
     an input named in `made_from` had another fingerprint when the file was written.
     """
-    table = _read_table(path, kind, made_from)
-    records = []
-    for row in table.to_pylist():
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in row.items()
-        }
-        record: Record = kind(**values)
-        check_record(record)
-        records.append(record)
+    import pyarrow as pa
+
+    file, records = _open(path, kind, made_from), []
+    try:
+        for batch in file.iter_batches(batch_size=_ROW_GROUP):
+            for row in batch.to_pylist():
+                record: Record = kind(**{name: _compact(value) for name, value in row.items()})
+                check_record(record)
+                records.append(record)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from error
+    finally:
+        file.close()
     return records
+
+
+def _compact(value: Any) -> Any:
+    """Lists become tuples; ids, which recur in very many records, are kept once."""
+    if not isinstance(value, list):
+        return value
+    return tuple(intern(item) if isinstance(item, str) else item for item in value)
 
 
 def made_from(path: Path) -> dict[str, str]:
@@ -185,28 +205,30 @@ def made_from(path: Path) -> dict[str, str]:
 
     try:
         metadata = pq.read_schema(path).metadata or {}
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(
-            f"{path} is not a readable Parquet file ({error}). Delete it and run the step again."
-        ) from error
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from error
     return dict(json.loads(metadata.get(b"exemplar.made_from", b"{}")))
 
 
-def _read_table(path: Path, kind: type[Any], made_from: Mapping[str, str] | None) -> pa.Table:
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(
+        f"{path} is not a readable Parquet file ({error}). Delete it and run `dvc repro`."
+    )
+
+
+def _open(path: Path, kind: type[Any], made_from: Mapping[str, str] | None) -> pq.ParquetFile:
+    """Open a file of records whose kind, columns and inputs are the expected ones."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     if not path.is_file():
         raise DataError(f"{path} does not exist. Run the step that writes it (`dvc repro`).")
     try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(
-            f"{path} is not a readable Parquet file ({error}). Delete it and run `dvc repro`."
-        ) from error
-    metadata = {
-        key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()
-    }
+        file = pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from error
+    schema = file.schema_arrow
+    metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
     found = metadata.get("exemplar.kind"), metadata.get("exemplar.schema_version")
     if found != (kind.__name__, SCHEMA_VERSION):
         raise DataError(
@@ -214,9 +236,9 @@ def _read_table(path: Path, kind: type[Any], made_from: Mapping[str, str] | None
             f"{found[0] or 'unmarked'} records of version {found[1] or 'unknown'}. "
             "Give the right file, or remake it with `dvc repro`."
         )
-    if not table.schema.equals(arrow_schema(kind), check_metadata=False):
+    if not schema.equals(arrow_schema(kind), check_metadata=False):
         raise DataError(
-            f"{path}: its columns are {table.schema.names}, expected {arrow_schema(kind).names} "
+            f"{path}: its columns are {schema.names}, expected {arrow_schema(kind).names} "
             "with the types of data/io.py. Remake it with `dvc repro`."
         )
     recorded = json.loads(metadata["exemplar.made_from"])
@@ -226,60 +248,7 @@ def _read_table(path: Path, kind: type[Any], made_from: Mapping[str, str] | None
                 f"{path} was made from another {name} (fingerprint {str(recorded.get(name))[:12]}, "
                 f"now {value[:12]}). Remake {path} with `dvc repro`, or restore the old {name}."
             )
-    return table
-
-
-def check_record(record: Example | Candidates | LlmScores | Rewards | Outcome) -> None:
-    """Raise `DataError` where a record breaks its own rules (see `records.py`)."""
-    identity = getattr(record, _KEYS[type(record)])
-    if isinstance(record, Example):
-        _check_example(record)
-    elif isinstance(record, Outcome):
-        if not (math.isfinite(record.score) and 0 <= record.score <= 100):
-            raise DataError(f"outcome {identity!r}: score {record.score} is not within 0 to 100.")
-    else:
-        name = _SCORES[type(record)]
-        _check_scores(
-            f"{type(record).__name__} of query {identity!r}",
-            record.candidate_ids,
-            name,
-            getattr(record, name),
-        )
-        if isinstance(record, LlmScores) and len(record.reasons) != len(record.candidate_ids):
-            raise DataError(
-                f"LlmScores of query {identity!r}: reasons and candidates differ in number."
-            )
-
-
-def _check_example(example: Example) -> None:
-    def refuse(why: str) -> None:
-        raise DataError(f"example {example.example_id!r} of task {example.task!r}: {why}")
-
-    if not (example.example_id and example.task):
-        refuse("example_id and task must not be empty.")
-    if not example.query.strip():
-        refuse("the query is empty.")
-    if not example.answers or not example.answers[0].strip():
-        refuse("it needs at least one answer that is not empty.")
-    if example.choices:
-        if example.gold is None or not 0 <= example.gold < len(example.choices):
-            refuse(f"gold must index its {len(example.choices)} choices, got {example.gold}.")
-        elif example.answers[0] != example.choices[example.gold]:
-            refuse("answers[0] must be the text of the gold choice.")
-    elif example.gold is not None:
-        refuse("gold is set but there are no choices.")
-
-
-def _check_scores(where: str, ids: Sequence[str], name: str, scores: Sequence[float]) -> None:
-    if len(ids) != len(scores):
-        raise DataError(f"{where}: {len(ids)} candidates but {len(scores)} {name}.")
-    if len(set(ids)) != len(ids):
-        raise DataError(f"{where}: a candidate occurs twice.")
-    for candidate_id, score in zip(ids, scores, strict=True):
-        if not math.isfinite(score):
-            raise DataError(
-                f"{where}: {name} of candidate {candidate_id!r} is {score}, not a finite number."
-            )
+    return file
 
 
 @contextmanager

@@ -4,24 +4,33 @@ All (candidate, query) pairs are sorted by the candidate's text and cut between 
 holds every query that drew a candidate, and the engine computes the candidate's tokens once. How
 the pairs are cut depends on nothing but the pairs, so several processes can share the parts of
 one folder out among themselves, and whoever comes last puts them together.
+
+Of all pairs only two numbers each are in memory at once; texts and scores of one part.
+
+Legend: P pairs.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from exemplar.data.io import made_from, read_records, write_records
-from exemplar.errors import ConfigError
+from exemplar.errors import ConfigError, DataError
 from exemplar.lm.scoring import at, score_candidates
 from exemplar.records import Candidates, Example, LlmScores
 
 if TYPE_CHECKING:
     from exemplar.lm.base import LanguageModel
+
+IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -43,33 +52,62 @@ class Shard:
         return cls(int(number), int(count))
 
 
-def cut(
-    drawn: Sequence[Candidates], pool: Mapping[str, Example], *, size: int
-) -> list[list[Candidates]]:
-    """Return the pairs as parts of at least `size` pairs, the last one with what is left.
+class Cut(Sequence[list[Candidates]]):
+    """The pairs of `drawn` in parts of at least `size` pairs, the last one with what is left.
 
     A part is a list like `drawn`, with those of each query's candidates that fell to it; queries
-    and candidates keep their order.
+    and candidates keep their order. It is made when it is asked for.
     """
-    pairs = [
-        (candidate_id, place, query)
-        for query, item in enumerate(drawn)
-        for place, candidate_id in enumerate(item.candidate_ids)
-    ]
-    # Unknown ids come first; the scoring of their part says what is wrong with them.
-    texts = {name: (pool[name].task, pool[name].text) for name, _, _ in pairs if name in pool}
-    pairs.sort(key=lambda pair: (texts.get(pair[0], ("", "")), pair[0], pair[2]))
-    parts: list[list[tuple[int, int]]] = [[]]
-    for _, members in groupby(pairs, key=lambda pair: pair[0]):
-        if len(parts[-1]) >= size:
-            parts.append([])
-        parts[-1] += [(query, place) for _, place, query in members]
-    return [_by_query(part, drawn) for part in parts]
+
+    def __init__(
+        self, drawn: Sequence[Candidates], pool: Mapping[str, Example], *, size: int
+    ) -> None:
+        self.drawn = drawn
+        counts = [len(item.candidate_ids) for item in drawn]
+        self.begins = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        """(queries + 1,): where each query's pairs begin if all stand in the order of `drawn`."""
+        names = {name for item in drawn for name in item.candidate_ids}
+        # Unknown ids come first; the scoring of their part says what is wrong with them.
+        texts = {name: (pool[name].task, pool[name].text) for name in names if name in pool}
+        ordered = sorted(names, key=lambda name: (texts.get(name, ("", "")), name))
+        rank = {name: number for number, name in enumerate(ordered)}
+        rank_P = np.fromiter(
+            (rank[name] for item in drawn for name in item.candidate_ids),
+            dtype=np.int64,
+            count=sum(counts),
+        )
+        part_of_rank = _share_out(np.bincount(rank_P, minlength=len(names)), size)
+        part_P = part_of_rank[rank_P]
+        self._pairs = np.argsort(part_P, kind="stable")
+        self._ends = np.cumsum(np.bincount(part_P))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def pairs(self, number: int) -> IntArray:
+        """Return the pairs of a part, each by its place in the order of `drawn`."""
+        begin = self._ends[number - 1] if number else 0
+        return self._pairs[begin : self._ends[number]]
+
+    def __getitem__(self, number: int) -> list[Candidates]:  # type: ignore[override]
+        pairs = self.pairs(number)
+        query_P = np.searchsorted(self.begins, pairs, side="right") - 1
+        queries, firsts = np.unique(query_P, return_index=True)
+        places = np.split(pairs - self.begins[query_P], firsts[1:])
+        return [
+            at(self.drawn[query], own.tolist()) for query, own in zip(queries, places, strict=True)
+        ]
 
 
-def _by_query(part: list[tuple[int, int]], drawn: Sequence[Candidates]) -> list[Candidates]:
-    by_query = groupby(sorted(part), key=lambda pair: pair[0])
-    return [at(drawn[query], [place for _, place in members]) for query, members in by_query]
+def _share_out(counts: IntArray, size: int) -> IntArray:
+    """Return the part of each item, in their order, a part being full once it counts `size`."""
+    parts, part, filled = [], 0, 0
+    for count in counts.tolist():
+        if filled >= size:
+            part, filled = part + 1, 0
+        parts.append(part)
+        filled += count
+    return np.asarray(parts, dtype=np.int64)
 
 
 class Parts:
@@ -79,18 +117,16 @@ class Parts:
     belongs to an earlier scoring; it counts as missing, and is written over.
     """
 
-    def __init__(
-        self, folder: Path, parts: Sequence[Sequence[Candidates]], sealed: Mapping[str, str]
-    ) -> None:
-        self._folder, self._parts, self._sealed = folder, parts, dict(sealed)
+    def __init__(self, folder: Path, cut: Cut, sealed: Mapping[str, str]) -> None:
+        self._folder, self._cut, self._sealed = folder, cut, dict(sealed)
 
     def __len__(self) -> int:
-        return len(self._parts)
+        return len(self._cut)
 
     def missing(self, shard: Shard | None = None) -> list[int]:
         """Return the numbers of the parts, or of a shard's parts, that are still to be scored."""
         share = shard or Shard(1, 1)
-        numbers = range(share.number, len(self._parts) + 1, share.count)
+        numbers = range(share.number, len(self) + 1, share.count)
         return [number for number in numbers if not self._is_done(number)]
 
     def _is_done(self, number: int) -> bool:
@@ -120,7 +156,7 @@ class Parts:
         for number in missing:
             scores = score_candidates(
                 lm,
-                self._parts[number - 1],
+                self._cut[number - 1],
                 pool,
                 classification_tasks=classification_tasks,
                 progress=progress and f"{progress}, part {number} of {len(self)}",
@@ -128,21 +164,38 @@ class Parts:
             write_records(self._path(number), LlmScores, scores, made_from=self._sealed)
         return {"parts": len(missing), "dtype": lm.dtype, **lm.stats.figures()}
 
-    def merged(self, drawn: Sequence[Candidates]) -> list[LlmScores]:
-        """Return the scores of all parts, one record a query, in the order of `drawn`."""
-        scores: dict[tuple[str, str], tuple[float, str]] = {}
-        for number in range(1, len(self._parts) + 1):
-            for item in read_records(self._path(number), LlmScores, made_from=self._sealed):
-                values = zip(item.llm_logprobs, item.reasons, strict=True)
-                for name, value in zip(item.candidate_ids, values, strict=True):
-                    scores[item.query_id, name] = value
-        merged = []
-        for query in drawn:
-            found = [scores[query.query_id, name] for name in query.candidate_ids]
-            logprobs, reasons = (tuple(column) for column in zip(*found, strict=True))
-            merged.append(LlmScores(query.query_id, query.candidate_ids, logprobs, reasons))
-        return merged
+    def merged(self) -> Iterator[LlmScores]:
+        """Yield the scores of all parts, one record a query, in the order they were drawn in.
+
+        Raises `DataError` where a part is missing, damaged or holds other pairs than its own.
+        """
+        drawn, begins = self._cut.drawn, self._cut.begins
+        logprob_P = np.empty(begins[-1])
+        reason_P = np.empty(begins[-1], dtype=object)
+        for number in range(len(self)):
+            path = self._path(number + 1)
+            scores = read_records(path, LlmScores, made_from=self._sealed)
+            if [_names(item) for item in scores] != [_names(item) for item in self._cut[number]]:
+                raise DataError(
+                    f"{path} holds scores of other pairs than part {number + 1} of this scoring. "
+                    "Delete it and run the step again."
+                )
+            pairs = self._cut.pairs(number)
+            logprob_P[pairs] = list(chain.from_iterable(item.llm_logprobs for item in scores))
+            reason_P[pairs] = list(chain.from_iterable(item.reasons for item in scores))
+        for item, begin, end in zip(drawn, begins[:-1], begins[1:], strict=True):
+            own = slice(begin, end)
+            yield LlmScores(
+                item.query_id,
+                item.candidate_ids,
+                tuple(logprob_P[own].tolist()),
+                tuple(reason_P[own].tolist()),
+            )
 
     def delete(self) -> None:
         """Remove the folder, once the merged scores are safe."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _names(item: Candidates | LlmScores) -> tuple[str, tuple[str, ...]]:
+    return item.query_id, item.candidate_ids
