@@ -29,7 +29,7 @@ class Lm(Section):
     ref: str
     dtype: Dtype = "auto"
     max_length: Count = 1024
-    batch_tokens: Count = 4096
+    batch_tokens: Count | None = None
 
     @field_validator("ref")
     @classmethod

@@ -16,7 +16,7 @@ def load(
     dtype: str = "auto",
     *,
     max_length: int = 1024,
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
     cache_dir: Path | None = None,
     api_key: str | None = None,
 ) -> LanguageModel:
@@ -29,7 +29,8 @@ def load(
         dtype: "float32", "bfloat16", "float16" or "auto": bfloat16 where the processor computes
             in it, else float32.
         max_length: the longest sequence, in tokens; longer prompts lose their left end.
-        batch_tokens: at most so many tokens in one forward pass.
+        batch_tokens: at most so many tokens in one batch; None: what the free memory allows, up
+            to 65,536. A batch that does not fit all the same is halved.
         cache_dir: where a GGUF file's converted weights are kept; None: ~/.cache/exemplar.
         api_key: what a server asks for; None: it asks for none.
 

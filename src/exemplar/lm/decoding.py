@@ -6,11 +6,13 @@ Legend: B rows of a batch, L tokens of its longest prompt, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from exemplar.errors import ModelError
+from exemplar.lm.memory import give_back, is_out_of_memory, too_large
 
 # Tokens of all prompts read in one forward pass. On a CPU small slabs stay in its cache: with
 # SmolLM2-135M, prompts of 2,880 tokens took 1.7 times as long in one piece.
@@ -38,46 +40,72 @@ def check_finite(values: torch.Tensor, name: str) -> None:
         )
 
 
-def by_length(
-    lengths: Sequence[int], max_new_tokens: int, batch_tokens: int
-) -> Iterator[list[int]]:
-    """Yield batches of indices, longest first, of at most `batch_tokens` tokens with padding."""
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        longest = lengths[batch[0]] if batch else lengths[index]
-        if batch and (len(batch) + 1) * (longest + max_new_tokens) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+@dataclass(frozen=True)
+class Lines:
+    """What a batch of prompts was answered with.
+
+    `members`: the indices of its prompts; `texts` and `given`, the tokens of a prompt with its
+    line, run beside them. `computed`: the tokens that the batch cost.
+    """
+
+    members: tuple[int, ...]
+    texts: tuple[str, ...]
+    given: tuple[int, ...]
+    computed: int
 
 
 class LineDecoder:
-    """Greedy decoding up to the first newline, the end of the text or `max_new_tokens`.
+    """Greedy decoding up to the first newline, the end of the text or a number of tokens.
 
     A line must say something: tokens that would end it empty are barred as the first token.
+    `batch_tokens`: at most so many tokens a batch, padding and new ones included.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, name: str, max_new_tokens: int) -> None:
+    def __init__(self, model: Any, tokenizer: Any, *, name: str, batch_tokens: int) -> None:
         self.model, self.tokenizer, self.name = model, tokenizer, name
-        self.max_new_tokens = max_new_tokens
+        self._batch_tokens = batch_tokens
         self._ends = end_tokens(model, tokenizer)
         self._slab_tokens = _SLAB_TOKENS["cuda" if model.device.type == "cuda" else "cpu"]
 
-    @torch.inference_mode()
-    def lines(self, prompts: Sequence[Sequence[int]]) -> tuple[list[str], list[int], int]:
-        """Decode one batch of prompts.
+    def decode(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> Iterator[Lines]:
+        """Decode prompts in batches of like length, the longest first.
 
-        Returns the lines, the tokens of each prompt with its line, and the tokens computed.
+        Where memory runs out, the batch is cut in two and the budget halved. Raises `ModelError`
+        where the logits are NaN, or one prompt alone exceeds the memory.
         """
+        waiting = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        while waiting:
+            longest = len(prompts[waiting[-1]]) + max_new_tokens
+            size = max(1, self._batch_tokens // longest)
+            members = waiting[-size:][::-1]
+            del waiting[-size:]
+            lines = None
+            try:
+                lines = self.lines(members, [prompts[index] for index in members], max_new_tokens)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            if lines is not None:
+                yield lines
+                continue
+            if len(members) == 1:  # only here, after the error, nothing holds the batch's memory
+                raise too_large(self.name, longest)
+            give_back(self.model.device, len(members) * longest)
+            self._batch_tokens = len(members) * longest // 2
+            waiting += members[::-1]
+
+    @torch.inference_mode()
+    def lines(
+        self, members: Sequence[int], prompts: Sequence[Sequence[int]], max_new_tokens: int
+    ) -> Lines:
+        """Decode one batch; `members` are the indices of its prompts."""
         inputs_BL, mask_BL = self._pad(prompts)
         lines_B: list[list[int]] = [[] for _ in prompts]
         rows = list(range(len(prompts)))  # the prompts that the rows of the batch belong to
         logits_BV, cache = self._read_prompts(inputs_BL, mask_BL)
         tokens = [self._first(logits_V) for logits_V in logits_BV]
         computed = inputs_BL.numel()
-        for step in range(self.max_new_tokens):
+        for step in range(max_new_tokens):
             if step > 0:
                 inputs = torch.tensor(tokens, device=inputs_BL.device)[:, None]
                 logits_BV, cache = self._forward(inputs, mask_BL, cache)
@@ -100,9 +128,11 @@ class LineDecoder:
                 mask_BL = mask_BL[index]
                 rows, tokens = [rows[row] for row in going], [tokens[row] for row in going]
             mask_BL = torch.cat([mask_BL, mask_BL.new_ones(len(rows), 1)], dim=1)
-        texts = [self._text(line).split("\n", 1)[0].strip() for line in lines_B]
-        sizes = [len(prompt) + len(line) for prompt, line in zip(prompts, lines_B, strict=True)]
-        return texts, sizes, computed
+        texts = tuple(self._text(line).split("\n", 1)[0].strip() for line in lines_B)
+        given = tuple(
+            len(prompt) + len(line) for prompt, line in zip(prompts, lines_B, strict=True)
+        )
+        return Lines(tuple(members), texts, given, computed)
 
     def _pad(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         longest = max(len(prompt) for prompt in prompts)

@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
+from exemplar.devices import computes_bfloat16, default_device
 from exemplar.errors import ConfigError, ModelError
+from exemplar.lm import memory
 from exemplar.lm.exactness import check_packing
 from exemplar.lm.gguf import converted
 from exemplar.lm.transformers import TransformersLM
@@ -27,11 +29,11 @@ def load(
     dtype: str = "auto",
     *,
     max_length: int = 1024,
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
     cache_dir: Path | None = None,
 ) -> TransformersLM:
     """Load the model that `ref` leads to; see `exemplar.lm.load`."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     precision = choose_dtype(dtype, device)
     path = resolve(ref)
     with _quiet_transformers():
@@ -43,6 +45,8 @@ def load(
     model = model.to(device)
     if precision != torch.float32:
         project_in_float32(model)
+    if batch_tokens is None:
+        batch_tokens = memory.batch_tokens(model, memory.free_memory(device), max_length=max_length)
     lm = TransformersLM(
         model, tokenizer, name=ref, max_length=max_length, batch_tokens=batch_tokens
     )
@@ -53,19 +57,10 @@ def load(
 def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """Return the torch dtype; "auto" is bfloat16 where the processor computes in it."""
     if dtype == "auto":
-        return torch.bfloat16 if _computes_bfloat16(device) else torch.float32
+        return torch.bfloat16 if computes_bfloat16(device) else torch.float32
     if dtype not in _DTYPES:
         raise ConfigError(f"dtype {dtype!r} is unknown; choose auto, {', '.join(_DTYPES)}.")
     return _DTYPES[dtype]
-
-
-def _computes_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is native here; where it is emulated it is slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    # Private to torch, hence looked up by name: a version without them means float32.
-    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(bool(getattr(torch.cpu, check, bool)()) for check in checks)
 
 
 def refuse_inexact(ref: str, config: Any, max_length: int) -> None:

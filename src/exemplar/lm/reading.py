@@ -10,7 +10,6 @@ Legend: T nodes of a pack, U nodes whose logits are read, V vocabulary.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,11 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from exemplar.errors import ModelError
 from exemplar.lm.decoding import check_finite
+from exemplar.lm.memory import give_back, is_out_of_memory, too_large
 from exemplar.lm.packing import Batch, IntArray, Pack, PackCost, packs
-
-logger = logging.getLogger(__name__)
 
 _COSTS = {"cpu": PackCost(dense=1800.0, fixed=2.0), "cuda": PackCost(dense=64e3, fixed=2.0)}
 _FORWARD_NODES = {"cpu": 1024, "cuda": 1 << 16}  # nodes of all rows of one forward pass
@@ -84,11 +81,13 @@ class PackReader:
         waiting = self._rows(range(len(sequences)), sequences, starts)
         while waiting:
             rows = self._take(waiting)
+            logits_UV = None
             try:
                 logits_UV = self.forward(Batch.of([r.pack for r in rows]), [r.nodes for r in rows])
             except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
+            if logits_UV is None:  # only here, after the error, nothing holds the batch's memory
                 waiting += self._smaller(rows, sequences, starts)
                 continue
             check_finite(logits_UV, self.name)
@@ -128,17 +127,12 @@ class PackReader:
     ) -> list[Row]:
         """Halve the budget after a batch that was too large; return its rows, to be taken again."""
         nodes = len(rows) * max(len(row.pack.tokens) for row in rows)
-        if self.model.device.type == "cuda":
-            torch.cuda.empty_cache()
         members = rows[0].pack.members
         if len(rows) == len(members) == 1:
-            raise ModelError(
-                f"model {self.name!r}: one sequence of {nodes} tokens does not fit into memory. "
-                "Lower lm.max_length, take a smaller model, or a device with more memory."
-            )
+            raise too_large(self.name, nodes)
+        give_back(self.model.device, nodes)
         self._forward_nodes = nodes // 2
         self._max_reads = max(1, sum(len(row.nodes) for row in rows) // 2)
-        logger.warning("%d tokens were too many for the memory; going on with half", nodes)
         if len(rows) > 1:
             return rows[::-1]
         half = len(members) // 2
@@ -179,9 +173,3 @@ class PackReader:
             hook.remove()
         logits_UV: torch.Tensor = output.logits[0].float()
         return logits_UV
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed; on a CPU torch says so in words alone."""
-    told = "can't allocate memory" in str(error) or "not enough memory" in str(error)
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or told

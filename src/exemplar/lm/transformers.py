@@ -19,7 +19,7 @@ import torch
 
 from exemplar.errors import PromptError
 from exemplar.lm.base import LmStats
-from exemplar.lm.decoding import LineDecoder, by_length, end_tokens
+from exemplar.lm.decoding import LineDecoder, end_tokens
 from exemplar.lm.encoding import Encoder, Scored
 from exemplar.lm.labels import END, Prefix, branchings, descend
 from exemplar.lm.meter import Meter
@@ -50,8 +50,8 @@ class TransformersLM:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self._encoder = Encoder(tokenizer)
-        self._batch_tokens = batch_tokens
         self.reader = PackReader(self.model, name=name, batch_tokens=batch_tokens)
+        self.decoder = LineDecoder(model, tokenizer, name=name, batch_tokens=batch_tokens)
 
     def count_tokens(self, text: str) -> int:
         """Return how many tokens `text` takes as a prompt."""
@@ -113,14 +113,13 @@ class TransformersLM:
         """Decode freely; `first` maps the distinct prompts to their indices."""
         prompts = list(first)
         tokens = self._encoder.prompts(prompts, list(first.values()), self.max_length - max_new)
-        decoder = LineDecoder(self.model, self.tokenizer, name=self.name, max_new_tokens=max_new)
         results: dict[str, str] = {}
-        for batch in by_length([len(sequence) for sequence in tokens], max_new, self._batch_tokens):
-            lines, given, computed = decoder.lines([tokens[index] for index in batch])
-            results |= {prompts[index]: line for index, line in zip(batch, lines, strict=True)}
-            many = [copies[prompts[index]] for index in batch]
-            given_copies = sum(n * size for n, size in zip(many, given, strict=True))
-            meter.done(sum(many), given=given_copies, computed=computed)
+        for lines in self.decoder.decode(tokens, max_new):
+            asked = [prompts[index] for index in lines.members]
+            results |= zip(asked, lines.texts, strict=True)
+            many = [copies[prompt] for prompt in asked]
+            given = sum(n * size for n, size in zip(many, lines.given, strict=True))
+            meter.done(sum(many), given=given, computed=lines.computed)
         return results
 
     def _labels(
