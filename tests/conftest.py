@@ -116,11 +116,12 @@ class Workspace:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_environment() -> Iterator[None]:
+def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the user's MLflow server, and the network, out of every test."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("datasets")))
         patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
         patch.setenv("TOKENIZERS_PARALLELISM", "false")
         yield

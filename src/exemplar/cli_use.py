@@ -22,8 +22,10 @@ DEFAULT_MODEL = "models:/exemplar-retriever@champion"
 def run(
     context: typer.Context,
     profile: Annotated[str | None, typer.Option(help="demo, cpu or paper.")] = None,
-    source: Annotated[str | None, typer.Option(help="sample or local.")] = None,
-    path: Annotated[Path | None, typer.Option(help="Folder of source local.")] = None,
+    source: Annotated[str | None, typer.Option(help="sample, local or hub.")] = None,
+    path: Annotated[
+        Path | None, typer.Option(help="Folder of source local, or a mirror of the hub.")
+    ] = None,
     tasks: Annotated[str | None, typer.Option(help="Comma-separated tasks.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE, e.g. kd_training.num_updates=200.")

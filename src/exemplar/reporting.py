@@ -12,7 +12,6 @@ from exemplar.data.io import atomic_path, read_json, write_json, write_text
 from exemplar.evaluation.report import ReportData, build_report, rounds_csv
 from exemplar.layout import Layout
 from exemplar.records import Candidates, Outcome
-from exemplar.tasks.spec import load_catalog
 
 
 def write_report(params: Params, layout: Layout) -> dict[str, Any]:
@@ -21,7 +20,6 @@ def write_report(params: Params, layout: Layout) -> dict[str, Any]:
     folders = {name: layout.baseline(name) for name in params.baselines}
     folders |= {name: layout.round(item.number) for name, item in params.rounds.items()}
     metrics = {name: read_json(path / "evaluation/metrics.json") for name, path in folders.items()}
-    catalog = load_catalog()
     rounds = {name: layout.round(item.number) for name, item in params.rounds.items()}
     page = build_report(
         ReportData(
@@ -34,7 +32,7 @@ def write_report(params: Params, layout: Layout) -> dict[str, Any]:
                 "reward model starts from": profile.reward_training.init,
                 "demonstrations a prompt": str(profile.search.num_shots),
             },
-            categories={task: catalog[task].category for task in dataset.tasks},
+            categories={task: dataset.specs[task].category for task in dataset.tasks},
             outcomes={
                 name: dataset.read(path / "evaluation/outcomes.parquet", Outcome)
                 for name, path in folders.items()

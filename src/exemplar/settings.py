@@ -44,14 +44,19 @@ class Lm(Section):
 
 
 class DownloadData(Section):
-    """Where examples come from and how many are kept (paper: 30,000 train, 10,000 test a task)."""
+    """Where examples come from and how many are kept (paper: 30,000 train, 10,000 test a task).
 
-    source: Literal["sample", "local"]
+    `path`: the folder of the source 'local'; for 'hub' a mirror, or null. `wording`: which of a
+    task's prompt templates is used.
+    """
+
+    source: Literal["sample", "local", "hub"]
     path: str | None = None
     tasks: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     max_pool: Count | None = None
     max_train: Count | None = 30_000
     max_test: Count | None = 10_000
+    wording: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="before")
     @classmethod

@@ -34,12 +34,13 @@ def download_data(profile: Profile, *, data: Path) -> Figures:
 
     settings = profile.download_data
     path = Path(settings.path) if settings.path else None
-    catalog = spec.load_catalog()
+    own_tasks = sources.own_tasks(settings.source, path)
+    catalog = spec.load_catalog(own_tasks)
     names = settings.tasks or sources.available(settings.source, path, catalog)
     splits = sources.load(
         settings.source,
         path=path,
-        specs=spec.select(catalog, names),
+        specs=[task.worded(settings.wording) for task in spec.select(catalog, names)],
         seed=profile.seed,
         max_pool=settings.max_pool,
         max_train=settings.max_train,
@@ -52,9 +53,9 @@ def download_data(profile: Profile, *, data: Path) -> Figures:
         "seed": profile.seed,
         "counts": splits.counts,
     }
-    write_dataset(data, pool=splits.pool, train=splits.train, test=splits.test, manifest=manifest)
-    sizes = {"pool": splits.pool, "train": splits.train, "test": splits.test}
-    return {"tasks": len(names), **{name: len(examples) for name, examples in sizes.items()}}
+    pool, train, test, _ = splits
+    write_dataset(data, pool=pool, train=train, test=test, manifest=manifest, own_tasks=own_tasks)
+    return {"tasks": len(names), "pool": len(pool), "train": len(train), "test": len(test)}
 
 
 def bm25_candidates(profile: Profile, *, data: Path, out: Path) -> Figures:

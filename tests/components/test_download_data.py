@@ -9,8 +9,9 @@ import pytest
 
 from exemplar import steps
 from exemplar.config import load_params
+from exemplar.data.dataset import read_dataset
 from exemplar.data.io import read_records
-from exemplar.errors import DataError
+from exemplar.errors import DataError, TaskError
 from exemplar.records import Example
 from exemplar.tasks.spec import load_catalog
 
@@ -106,6 +107,58 @@ def test_a_local_folder_is_a_source_too(workspace, tmp_path):
     written = json.loads((tmp_path / "data" / "manifest.json").read_text())
     assert written["tasks"] == ["sst2"]
     assert str(tmp_path) not in json.dumps(written)  # one's own folders stay out of shared data
+
+
+OWN_TASK = """
+parcel_mood:
+  category: mine
+  kind: classification
+  metric: accuracy
+  description: Is a parcel's comment glad or sad?
+  query: ["Comment: {text}", "{text}\\nGlad or sad?"]
+  label: mood
+  labels: [glad, sad]
+"""
+
+
+@pytest.fixture
+def own_source(tmp_path):
+    """A folder with one's own task: ten lines of YAML and two files."""
+    folder = tmp_path / "mine"
+    (folder / "parcel_mood").mkdir(parents=True)
+    (folder / "tasks.yaml").write_text(OWN_TASK)
+    for split, count in (("train", 6), ("test", 2)):
+        rows = [f"{split} parcel {i},{('glad', 'sad')[i % 2]}\n" for i in range(count)]
+        (folder / "parcel_mood" / f"{split}.csv").write_text("text,mood\n" + "".join(rows))
+    return folder
+
+
+def own_profile(workspace, folder, **changes):
+    update = {"source": "local", "path": str(folder), "tasks": None, **changes}
+    settings = workspace.profile.download_data.model_copy(update=update)
+    return workspace.profile.model_copy(update={"download_data": settings})
+
+
+def test_a_task_of_ones_own_goes_along_with_its_data(workspace, own_source, tmp_path):
+    """Every later step needs its labels and metric, long after the source folder has moved."""
+    steps.download_data(own_profile(workspace, own_source), data=tmp_path / "data")
+    (own_source / "tasks.yaml").unlink()
+    dataset = read_dataset(tmp_path / "data")
+    assert dataset.tasks == ["parcel_mood"]
+    assert dataset.specs["parcel_mood"].labels == ("glad", "sad")
+    assert dataset.classification_tasks == {"parcel_mood"}
+    assert dataset.test[0].query == "Comment: test parcel 0"
+
+
+def test_another_wording_is_one_number(workspace, own_source, tmp_path):
+    """Whether a result hangs on the prompt's wording should be cheap to find out."""
+    steps.download_data(own_profile(workspace, own_source, wording=1), data=tmp_path / "data")
+    dataset = read_dataset(tmp_path / "data")
+    assert dataset.test[0].query == "test parcel 0\nGlad or sad?"
+    assert dataset.pool[0].query == "train parcel 0\nGlad or sad?"
+    with pytest.raises(TaskError, match="'parcel_mood' has no wording 2; it has 2"):
+        steps.download_data(own_profile(workspace, own_source, wording=2), data=tmp_path / "no")
+    assert not (tmp_path / "no").exists()
 
 
 def test_a_failed_download_leaves_the_old_folder_whole(workspace, tmp_path, write_params):

@@ -164,3 +164,32 @@ def test_a_step_prints_one_line(workspace, run_cli, tmp_path):
     assert done.code == 0
     pattern = r"download_data: tasks 4, pool 96, train 30, test 20, seconds [\d.]+\n"
     assert re.fullmatch(pattern, done.out)
+
+
+def test_the_tasks_are_listed_and_shown(run_cli, tmp_path):
+    """Whoever brings data of their own must see what the LM will read before training on it."""
+    listed = run_cli("tasks").out
+    assert "sst2" in listed
+    assert "nyu-mll/glue" in listed
+    assert "support_desk" in listed
+    shown = run_cli("tasks", "show", "support_desk", "-n", "1").out
+    assert "support_desk-pool-000" in shown
+    assert "one of Harbor, Lantern, Orchard, Quarry" in shown
+    folder = tmp_path / "copa"
+    folder.mkdir()
+    row = {"premise": "It rained.", "question": "effect", "choice1": "Dry.", "choice2": "Wet."}
+    for split in ("train", "test"):
+        text = json.dumps({**row, "premise": f"{split}: it rained.", "label": 1})
+        (folder / f"{split}.jsonl").write_text(text + "\n")
+    shown = run_cli("tasks", "show", "copa", "--path", tmp_path, "--wording", "2").out
+    assert "Event: train: it rained.\nName its effect.\n  - Dry.\n  * Wet." in shown
+
+
+def test_an_unknown_task_or_wording_is_one_message(run_cli):
+    """A typing error is no reason for a traceback."""
+    failed = run_cli("tasks", "show", "sst")
+    assert failed.code == 2
+    assert "Did you mean sst2" in failed.err
+    failed = run_cli("tasks", "show", "support_desk", "--wording", "3")
+    assert failed.code == 2
+    assert "has no wording 3" in failed.err

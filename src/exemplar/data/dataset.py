@@ -8,6 +8,7 @@ two different runs of download_data.
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +28,9 @@ from exemplar.errors import DataError
 from exemplar.records import Example
 from exemplar.tasks.spec import TaskSpec, load_catalog, select
 
+OWN_TASKS = "tasks.yaml"
+"""File with the entries of one's own tasks, in a local source and in a data folder."""
+
 _SPLITS = ("pool", "train", "test")
 
 
@@ -38,6 +42,7 @@ class Dataset:
     train: list[Example]
     test: list[Example]
     manifest: Mapping[str, Any]
+    own_tasks: Path | None = None
 
     @cached_property
     def pool_by_id(self) -> dict[str, Example]:
@@ -58,7 +63,9 @@ class Dataset:
     @cached_property
     def specs(self) -> dict[str, TaskSpec]:
         """The definitions of the manifest's tasks, by name."""
-        return {spec.name: spec for spec in select(load_catalog(), self.manifest["tasks"])}
+        return {
+            spec.name: spec for spec in select(load_catalog(self.own_tasks), self.manifest["tasks"])
+        }
 
     @property
     def classification_tasks(self) -> frozenset[str]:
@@ -90,9 +97,15 @@ def write_dataset(
     train: Sequence[Example],
     test: Sequence[Example],
     manifest: Mapping[str, Any],
+    own_tasks: Path | None = None,
 ) -> None:
-    """Write the three Parquet files and their manifest as one folder, whole or not at all."""
+    """Write the three Parquet files and their manifest as one folder, whole or not at all.
+
+    `own_tasks`: a file with the entries of tasks that are not built in; a copy goes along.
+    """
     with atomic_folder(folder) as temporary:
+        if own_tasks:
+            shutil.copyfile(own_tasks, temporary / OWN_TASKS)
         digests = {}
         for name, examples in zip(_SPLITS, (pool, train, test), strict=True):
             path = temporary / f"{name}.parquet"
@@ -120,7 +133,10 @@ def read_dataset(folder: Path) -> Dataset:
                 "`dvc repro download_data`."
             )
         splits[name] = read_records(path, Example)
-    return Dataset(**splits, manifest=manifest)
+    own_tasks = folder / OWN_TASKS
+    return Dataset(
+        **splits, manifest=manifest, own_tasks=own_tasks if own_tasks.is_file() else None
+    )
 
 
 def _seal(digests: Mapping[str, str]) -> str:

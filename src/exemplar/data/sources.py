@@ -1,9 +1,9 @@
-"""Where examples come from: the embedded sample set, or a folder of files a task.
+"""Where examples come from: the embedded sample set, a folder of files a task, or the hub.
 
 A local source is one folder a task, each with `train` and `test` as .jsonl, .jsonl.gz, .csv or
-.parquet; the columns are those of the task's catalogue entry. Out come the pool, the training
-queries (a part of the pool) and the test queries, with counts that say where every row went.
-Nothing is written here.
+.parquet; the columns are those of the task's catalogue entry, as on the hub. Out come the pool,
+the training queries (a part of the pool) and the test queries, with counts that say where every
+row went. Nothing is written here.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from tqdm import tqdm
 
-from exemplar.data.tables import SUFFIXES, find_table, read_rows
+from exemplar.data.dataset import OWN_TASKS
+from exemplar.data.hub import Hub
+from exemplar.data.tables import SUFFIXES, Row, find_table, read_rows
 from exemplar.errors import DataError, TaskError
 from exemplar.records import Example
 from exemplar.retrieval.ranking import by_task, normalise
@@ -28,7 +31,9 @@ from exemplar.tasks import sample
 from exemplar.tasks.rendering import EmptyFieldError, render
 from exemplar.tasks.spec import TaskSpec
 
-Source = Literal["sample", "local"]
+Source = Literal["sample", "local", "hub"]
+OpenRows = Callable[[TaskSpec, str], tuple[str, Iterator[Row]]]
+"""From a task and "train" or "test" to what the rows are called in errors, and the rows."""
 
 
 class Splits(NamedTuple):
@@ -73,6 +78,8 @@ def available(source: Source, path: Path | None, catalog: Mapping[str, TaskSpec]
     """
     if source == "sample":
         return list(sample.specs())
+    if source == "hub":
+        return [name for name, spec in catalog.items() if spec.from_rows and spec.hub]
     root = _local_root(path)
     names = [
         name
@@ -111,7 +118,15 @@ def load(
     Raises `DataError` where a folder or file is missing or damaged, `TaskError` where a row does
     not fit its task or a task ends up empty.
     """
-    materials = _sample(specs, seed) if source == "sample" else _local(_local_root(path), specs)
+    if source == "sample":
+        materials = _sample(specs, seed)
+    elif source == "local":
+        materials = _from_rows(specs, partial(_local_rows, _local_root(path)))
+    else:
+        hub = Hub(path)
+        materials = _from_rows(specs, hub.rows)
+        for material in materials:
+            material.counts["commit"] = hub.commit(material.spec)
     test_queries = {normalise(one.example.query) for m in materials for one in m.test}
     splits = Splits([], [], [], {})
     for material in tqdm(materials, desc=progress, disable=progress is None, unit="task"):
@@ -215,7 +230,13 @@ def _local_root(path: Path | None) -> Path:
     return path
 
 
-def _local(root: Path, specs: Sequence[TaskSpec]) -> list[_Material]:
+def own_tasks(source: Source, path: Path | None) -> Path | None:
+    """Return the file of one's own task entries that a local source brings along, if it does."""
+    file = path / OWN_TASKS if source == "local" and path else None
+    return file if file and file.is_file() else None
+
+
+def _from_rows(specs: Sequence[TaskSpec], open_rows: OpenRows) -> list[_Material]:
     materials = []
     for spec in specs:
         folder = spec.train_from or spec.name
@@ -225,8 +246,8 @@ def _local(root: Path, specs: Sequence[TaskSpec]) -> list[_Material]:
             _Material(
                 spec=spec,
                 rows=folder,
-                pool=_rows(train_spec, _table(root / folder, "train"), "train", counts),
-                test=list(_rows(spec, _table(root / spec.name, "test"), "test", counts)),
+                pool=_examples(train_spec, "train", open_rows(spec, "train"), counts),
+                test=list(_examples(spec, "test", open_rows(spec, "test"), counts)),
                 train_ids=None if _teacher(folder, specs) == spec.name else frozenset(),
                 counts=counts,
             )
@@ -241,7 +262,8 @@ def _teacher(folder: str, specs: Sequence[TaskSpec]) -> str | None:
     return own_first[0].name if own_first else None
 
 
-def _table(folder: Path, split: str) -> Path:
+def _local_rows(root: Path, spec: TaskSpec, split: str) -> tuple[str, Iterator[Row]]:
+    folder = root / (spec.train_from or spec.name if split == "train" else spec.name)
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder} with the rows of this task.")
     path = find_table(folder, split)
@@ -249,13 +271,16 @@ def _table(folder: Path, split: str) -> Path:
         raise DataError(
             f"{folder} holds no {split} file: expected {split}{f' or {split}'.join(SUFFIXES)}."
         )
-    return path
+    return str(path), read_rows(path)
 
 
-def _rows(spec: TaskSpec, path: Path, split: str, counts: dict[str, Any]) -> Iterator[_Numbered]:
-    """Yield a file's rows as examples, counting those that are read and those that are empty."""
+def _examples(
+    spec: TaskSpec, split: str, opened: tuple[str, Iterator[Row]], counts: dict[str, Any]
+) -> Iterator[_Numbered]:
+    """Yield a split's rows as examples, counting those that are read and those that are empty."""
     empty: dict[str, int] = counts["empty"]
-    for number, row in enumerate(read_rows(path)):
+    where, rows = opened
+    for number, row in enumerate(rows):
         counts["rows_read"][split] += 1
         try:
             example = render(spec, row, f"{spec.name}/{split}/{number}")
@@ -263,6 +288,6 @@ def _rows(spec: TaskSpec, path: Path, split: str, counts: dict[str, Any]) -> Ite
             reason = f"{split}: {error.reason}"
             empty[reason] = empty.get(reason, 0) + 1
         except TaskError as error:
-            raise TaskError(f"{path}: {error}") from error
+            raise TaskError(f"{where}: {error}") from error
         else:
             yield _Numbered(number, example)

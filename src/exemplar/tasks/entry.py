@@ -69,7 +69,7 @@ class _Entry:
             "description": self.typed("description", str, ""),
             "labels": tuple(dict.fromkeys(text for text in labels.values() if text is not None)),
             "label_values": labels,
-            "query_template": self.template("query"),
+            "wordings": self.wordings(),
             "label_column": self.typed("label", str, ""),
             **self.choices(self.values.get("choices", [])),
             **self.gold(),
@@ -78,7 +78,7 @@ class _Entry:
             "replacements": self.replacements(),
             "max_words": self.typed("max_words", int, 0),
             "train_from": self.typed("train_from", str, ""),
-            "hub": self.typed("hub", dict, {}),
+            "hub": self.hub(),
         }
 
     def refuse(self, key: object, why: str) -> NoReturn:
@@ -112,8 +112,24 @@ class _Entry:
             self.refuse(key, f"expected a {kind.__name__} that says something, got {value!r}.")
         return value
 
+    def wordings(self) -> tuple[str, ...]:
+        given = self.values.get("query", [])
+        if isinstance(given, str):
+            given = [given]
+        if not isinstance(given, list) or ("query" in self.values and not given):
+            self.refuse("query", f"expected a template, or a list of templates, got {given!r}.")
+        if len(set(map(str, given))) < len(given):
+            self.refuse("query", "two of its wordings are equal.")
+        if not all(given):
+            self.refuse("query", f"expected texts that say something, got {given!r}.")
+        return tuple(self.checked("query", text) for text in given)
+
     def template(self, key: str) -> str:
-        text: str = self.typed(key, str, "")
+        return self.checked(key, self.typed(key, str, ""))
+
+    def checked(self, key: str, text: object) -> str:
+        if not isinstance(text, str):
+            self.refuse(key, f"expected a template, got {text!r}.")
         around, found = PLACEHOLDER.subn("", text)
         if text and (not found or "{" in around or "}" in around):
             self.refuse(
@@ -172,6 +188,16 @@ class _Entry:
             "gold_among": str(given.get("among", "")),
             "gold_values": {raw_key(raw): index for raw, index in values.items()},
         }
+
+    def hub(self) -> dict[str, str]:
+        given = self.typed("hub", dict, {})
+        known = ("id", "config", "revision", "train", "test")
+        wrong = [key for key in given if key not in known or not isinstance(given[key], str)]
+        if wrong or (given and "id" not in given):
+            self.refuse(
+                "hub", f"expected texts under id (needed), {', '.join(known[1:])}; got {given!r}."
+            )
+        return dict(given)
 
     def replacements(self) -> dict[str, str]:
         given = self.typed("replace", dict, {})

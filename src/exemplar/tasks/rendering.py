@@ -44,7 +44,7 @@ class _Row:
 
     def example(self, example_id: str) -> Example:
         spec = self.spec
-        query = self.fill(spec.query_template, max_words=spec.max_words)
+        query = self.fill(spec.wordings[spec.wording], max_words=spec.max_words)
         choices: tuple[str, ...] = ()
         answers: tuple[str, ...]
         gold = None
@@ -72,6 +72,11 @@ class _Row:
         """Return what stands in a column, or under a key of it ("answers.text")."""
         value: Any = self.row
         for key in path.split("."):
+            if value == []:
+                return value
+            if isinstance(value, list) and all(isinstance(item, Mapping) for item in value):
+                # a list of records, where other formats keep a record of lists
+                value = {name: [item.get(name) for item in value] for name in value[0]}
             if not isinstance(value, Mapping) or key not in value:
                 there = ", ".join(map(str, value)) if isinstance(value, Mapping) else repr(value)
                 raise TaskError(

@@ -10,7 +10,7 @@ An entry of a catalogue file (`tasks/catalog.yaml`, `tasks/sample_catalog.yaml`,
       description: Is a piece of a film review positive or negative?
       labels: {0: negative, 1: positive}    # raw value -> label text; null: such rows are left out
       label: label                  # classification: the column of the raw value
-      query: "{sentence}"           # template over the row's columns
+      query: "{sentence}"           # template over the row's columns, or a list of such wordings
 
 `category`, `kind`, `metric` and, for classification, `labels` are required; labels that need no map
 are a plain list of texts. A task that comes as ready examples (the sample set) needs no more. One
@@ -24,7 +24,8 @@ that is rendered from rows needs `query` and, by kind:
 
 Optional: `group` (the column of a passage that examples share), `replace` (text -> text, applied
 to every value), `max_words` (longer values are cut there), `train_from` (the folder of another
-task whose training rows fill this task's pool), `hub` (where the rows are published).
+task whose training rows fill this task's pool), `hub` (where the rows are published: `id`,
+`config`, `revision`, and the names of the splits that are used as `train` and `test`).
 
 Placeholders: `{column}` or `{column.key}`. Whitespace in a value becomes single spaces: a blank
 line would part two demonstrations. Lists are joined by ", " (lists of lists: " | ", then "; ").
@@ -55,6 +56,7 @@ class TaskSpec:
     `label_values`: raw value -> label text, or None where such rows are left out.
     `choices`: templates of the options; a single placeholder in `choices_list` instead where a
     column holds them all. `train_spec`: the task that renders the rows of `train_from`.
+    `wordings`: templates of the query, of which number `wording`, from 0, is used.
     """
 
     name: str
@@ -65,7 +67,8 @@ class TaskSpec:
     description: str = ""
     labels: tuple[str, ...] = ()
     label_values: Mapping[str, str | None] = field(default_factory=dict)
-    query_template: str = ""
+    wordings: tuple[str, ...] = ()
+    wording: int = 0
     label_column: str = ""
     choices: tuple[str, ...] = ()
     choices_list: str = ""
@@ -78,12 +81,22 @@ class TaskSpec:
     max_words: int = 0
     train_from: str = ""
     train_spec: TaskSpec | None = None
-    hub: Mapping[str, Any] = field(default_factory=dict)
+    hub: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def from_rows(self) -> bool:
         """Whether the task says how rows become examples."""
-        return bool(self.query_template)
+        return bool(self.wordings)
+
+    def worded(self, number: int) -> TaskSpec:
+        """Return the task with another of its wordings. Raises `TaskError` where it has none."""
+        if not 0 <= number < max(1, len(self.wordings)):
+            raise TaskError(
+                f"task {self.name!r} has no wording {number}; it has {len(self.wordings)}, "
+                "numbered from 0. Set download_data.wording to one that all chosen tasks have."
+            )
+        train_spec = self.train_spec and self.train_spec.worded(number)
+        return replace(self, wording=number, train_spec=train_spec)
 
 
 def load_catalog(path: Path | None = None) -> dict[str, TaskSpec]:
