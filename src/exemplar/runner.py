@@ -34,6 +34,8 @@ def set_params(
     changes: dict[str, Any] = dict(_parse(setting) for setting in settings)
     if source:
         changes["download_data.source"] = source
+        if source != "local":  # the folder of a local source is no mirror of the hub
+            changes["download_data.path"] = None
     if data_path:
         changes["download_data.path"] = data_path.as_posix()
     if tasks:

@@ -40,6 +40,14 @@ def test_a_setting_changes_its_own_line_and_nothing_else(params):
     assert load_params(params).active.kd_training.num_updates == 7
 
 
+@pytest.mark.parametrize(("path", "kept"), [(None, None), (Path("mirror"), "mirror")])
+def test_the_hub_takes_no_local_folder_for_a_mirror(params, path, kept):
+    """A profile's folder of local files would be searched for data sets of the hub."""
+    hub = {"profile": "cpu", "source": "hub", "data_path": path}
+    runner.set_params(params, **{**NOTHING, **hub})
+    assert load_params(params).active.download_data.path == kept
+
+
 def test_all_options_reach_the_chosen_profile(params):
     """What DVC does not see in params.yaml it neither records nor acts on."""
     runner.set_params(
