@@ -81,7 +81,7 @@ def test_all_options_reach_the_chosen_profile(params):
         ({"settings": ["kd_training.num_updates=few"]}, "the new settings.*valid integer"),
         ({"profile": "big"}, "expected one of"),
         ({"profile": "big", "settings": ["seed=3"]}, "big"),
-        ({"source": "cloud"}, "'sample' or 'local'"),
+        ({"source": "cloud"}, "'sample', 'local' or 'hub'"),
         ({"source": "local"}, "needs a path"),
     ],
 )
