@@ -22,9 +22,9 @@ DEFAULT_MODEL = "models:/exemplar-retriever@champion"
 def run(
     context: typer.Context,
     profile: Annotated[str | None, typer.Option(help="demo, cpu or paper.")] = None,
-    source: Annotated[str | None, typer.Option(help="sample, local or hub.")] = None,
+    source: Annotated[str | None, typer.Option(help="sample, local, hub or s3.")] = None,
     path: Annotated[
-        Path | None, typer.Option(help="Folder of source local, or a mirror of the hub.")
+        str | None, typer.Option(help="Folder of source local, s3://..., or a mirror of the hub.")
     ] = None,
     tasks: Annotated[str | None, typer.Option(help="Comma-separated tasks.")] = None,
     settings: Annotated[

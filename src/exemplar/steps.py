@@ -18,6 +18,7 @@ from exemplar.data.io import atomic_folder, fingerprint, write_json, write_recor
 from exemplar.layout import Layout
 from exemplar.lm import load as load_lm
 from exemplar.lm.parts import Cut, Parts, Shard
+from exemplar.models import cache_folder
 from exemplar.records import Candidates, LlmScores, Outcome, Rewards
 from exemplar.settings import Baseline
 from exemplar.tasks import spec
@@ -33,18 +34,16 @@ def download_data(profile: Profile, *, data: Path) -> Figures:
     from exemplar.data import sources
 
     settings = profile.download_data
-    path = Path(settings.path) if settings.path else None
-    own_tasks = sources.own_tasks(settings.source, path)
+    source, path = sources.at_hand(settings.source, settings.path, cache_folder())
+    own_tasks = sources.own_tasks(source, path)
     catalog = spec.load_catalog(own_tasks)
-    names = settings.tasks or sources.available(settings.source, path, catalog)
+    names = settings.tasks or sources.available(source, path, catalog)
     splits = sources.load(
-        settings.source,
+        source,
         path=path,
         specs=[task.worded(settings.wording) for task in spec.select(catalog, names)],
         seed=profile.seed,
-        max_pool=settings.max_pool,
-        max_train=settings.max_train,
-        max_test=settings.max_test,
+        **settings.model_dump(include={"max_pool", "max_train", "max_test"}),
     )
     manifest = {
         "source": settings.source,

@@ -1,32 +1,27 @@
-"""Where examples come from: the embedded sample set, a folder of files a task, or the hub.
+"""Where examples come from: the sample set, a folder of files a task, the hub, an S3 store.
 
 A local source is one folder a task, each with `train` and `test` as .jsonl, .jsonl.gz, .csv or
 .parquet; the columns are those of the task's catalogue entry, as on the hub. Out come the pool,
 the training queries (a part of the pool) and the test queries, with counts that say where every
-row went. Nothing is written here.
+row went (`splits.py`). Nothing is written here but what is fetched from S3.
 """
 
 from __future__ import annotations
 
-import hashlib
-import heapq
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from tqdm import tqdm
-
+from exemplar.data import s3
 from exemplar.data.dataset import OWN_TASKS
 from exemplar.data.hub import Hub
+from exemplar.data.splits import Material, Numbered, Splits, divide
 from exemplar.data.tables import SUFFIXES, Row, find_table, read_rows
 from exemplar.errors import DataError, TaskError
 from exemplar.records import Example
-from exemplar.retrieval.ranking import by_task, normalise
-from exemplar.seeding import derive_seed
+from exemplar.retrieval.ranking import by_task
 from exemplar.tasks import sample
 from exemplar.tasks.rendering import EmptyFieldError, render
 from exemplar.tasks.spec import TaskSpec
@@ -36,39 +31,13 @@ OpenRows = Callable[[TaskSpec, str], tuple[str, Iterator[Row]]]
 """From a task and "train" or "test" to what the rows are called in errors, and the rows."""
 
 
-class Splits(NamedTuple):
-    """`train` is a part of `pool`, with the same ids; no test query stands in the pool.
-
-    `counts`: task -> how many rows were read, left out and kept, and the balance of the answers
-    (see `load`).
-    """
-
-    pool: list[Example]
-    train: list[Example]
-    test: list[Example]
-    counts: dict[str, dict[str, Any]]
-
-
-class _Numbered(NamedTuple):
-    row: int  # its place in the file, from 0
-    example: Example
-
-
-@dataclass
-class _Material:
-    """What a source holds for one task before anything is drawn; `pool` may be a stream.
-
-    `rows`: the folder of the pool's rows, which names their draw, so that tasks which share rows
-    get the same ones; None: the first rows are taken, not drawn (the sample set is balanced so).
-    `train_ids`: which of the pool may be training queries; None: all.
-    """
-
-    spec: TaskSpec
-    rows: str | None
-    pool: Iterable[_Numbered]
-    test: list[_Numbered]
-    train_ids: frozenset[str] | None
-    counts: dict[str, Any]
+def at_hand(
+    source: Source | Literal["s3"], path: str | None, cache: Path
+) -> tuple[Source, Path | None]:
+    """Return a source that can be read here: what lies on an S3 store is brought to `cache`."""
+    if source == "s3":
+        return "local", s3.fetch(path or "", cache / "s3", progress=f"fetching {path}")
+    return source, Path(path) if path else None
 
 
 def available(source: Source, path: Path | None, catalog: Mapping[str, TaskSpec]) -> list[str]:
@@ -109,14 +78,9 @@ def load(
 ) -> Splits:
     """Return the tasks' pool, training queries and test queries, at most so many a task.
 
-    Draws depend on the seed, the task and the row alone; what is drawn keeps the file's order. In
-    the pool, examples of a task with equal query and answer (normalised) are merged, and those
-    whose query is a test query of any task are left out. Held-out tasks have no training query.
-    `counts` of a task: rows_read (train, test), empty (reason -> rows), duplicates_merged,
-    dropped_in_test, pool, train, test, answers (split -> answer -> examples; classification only).
-
-    Raises `DataError` where a folder or file is missing or damaged, `TaskError` where a row does
-    not fit its task or a task ends up empty.
+    How they are drawn, and what is left out, is told at `splits.divide`. Held-out tasks have no
+    training query. Raises `DataError` where a folder or file is missing or damaged, `TaskError`
+    where a row does not fit its task or a task ends up empty.
     """
     if source == "sample":
         materials = _sample(specs, seed)
@@ -127,70 +91,17 @@ def load(
         materials = _from_rows(specs, hub.rows)
         for material in materials:
             material.counts["commit"] = hub.commit(material.spec)
-    test_queries = {normalise(one.example.query) for m in materials for one in m.test}
-    splits = Splits([], [], [], {})
-    for material in tqdm(materials, desc=progress, disable=progress is None, unit="task"):
-        spec, rows, ids = material.spec, material.rows, material.train_ids
-        fresh = _fresh(material.pool, test_queries, material.counts)
-        pool = _draw(fresh, max_pool, seed, "pool", rows)
-        teachers = [one for one in pool if ids is None or one.example.example_id in ids]
-        train = _draw(teachers, max_train, seed, "train", rows)
-        test = _draw(material.test, max_test, seed, "test", rows and spec.name)
-        kept = {"pool": pool, "train": train, "test": test}
-        material.counts |= {name: len(numbered) for name, numbered in kept.items()}
-        if spec.kind == "classification":
-            material.counts["answers"] = {
-                name: dict(Counter(one.example.answer for one in numbered).most_common())
-                for name, numbered in kept.items()
-            }
-        _refuse_empty(material)
-        splits.counts[spec.name] = material.counts
-        for split, numbered in zip(splits[:3], kept.values(), strict=True):
-            split.extend(one.example for one in numbered)
-    return splits
-
-
-def _draw(
-    numbered: Iterable[_Numbered], limit: int | None, seed: int, split: str, rows: str | None
-) -> list[_Numbered]:
-    """Return `limit` of a stream in its order: those of the smallest seeds, in a single pass."""
-    if limit is None or rows is None:
-        return list(islice(numbered, limit))
-    drawn = heapq.nsmallest(
-        limit, numbered, key=lambda one: derive_seed(seed, "sources", split, rows, one.row)
+    return divide(
+        materials,
+        seed=seed,
+        max_pool=max_pool,
+        max_train=max_train,
+        max_test=max_test,
+        progress=progress,
     )
-    return sorted(drawn, key=lambda one: one.row)
 
 
-def _fresh(
-    pool: Iterable[_Numbered], test_queries: set[str], counts: dict[str, Any]
-) -> Iterator[_Numbered]:
-    """Yield the examples that are neither met before nor asked in the test."""
-    counts |= {"duplicates_merged": 0, "dropped_in_test": 0}
-    seen: set[bytes] = set()
-    for one in pool:
-        query = normalise(one.example.query)
-        text = f"{query}\n{normalise(one.example.answer)}"
-        digest = hashlib.sha256(text.encode()).digest()[:16]  # millions of rows: keep no texts
-        if query in test_queries:
-            counts["dropped_in_test"] += 1
-        elif digest in seen:
-            counts["duplicates_merged"] += 1
-        else:
-            seen.add(digest)
-            yield one
-
-
-def _refuse_empty(material: _Material) -> None:
-    for split in ("pool", "test"):
-        if not material.counts[split]:
-            raise TaskError(
-                f"task {material.spec.name!r}: its {split} has no example left (counts: "
-                f"{material.counts}). Give it more rows, or take it off the list of tasks."
-            )
-
-
-def _sample(specs: Sequence[TaskSpec], seed: int) -> list[_Material]:
+def _sample(specs: Sequence[TaskSpec], seed: int) -> list[Material]:
     known = sample.specs()
     for spec in specs:
         if spec.name not in known:
@@ -200,7 +111,7 @@ def _sample(specs: Sequence[TaskSpec], seed: int) -> list[_Material]:
             )
     generated = {name: by_task(examples) for name, examples in sample.generate(seed).items()}
     return [
-        _Material(
+        Material(
             spec=spec,
             rows=None,
             pool=_numbered(generated["pool"][spec.name]),
@@ -218,8 +129,8 @@ def _sample(specs: Sequence[TaskSpec], seed: int) -> list[_Material]:
     ]
 
 
-def _numbered(examples: Iterable[Example]) -> list[_Numbered]:
-    return [_Numbered(row, example) for row, example in enumerate(examples)]
+def _numbered(examples: Iterable[Example]) -> list[Numbered]:
+    return [Numbered(row, example) for row, example in enumerate(examples)]
 
 
 def _local_root(path: Path | None) -> Path:
@@ -236,14 +147,14 @@ def own_tasks(source: Source, path: Path | None) -> Path | None:
     return file if file and file.is_file() else None
 
 
-def _from_rows(specs: Sequence[TaskSpec], open_rows: OpenRows) -> list[_Material]:
+def _from_rows(specs: Sequence[TaskSpec], open_rows: OpenRows) -> list[Material]:
     materials = []
     for spec in specs:
         folder = spec.train_from or spec.name
         counts: dict[str, Any] = {"rows_read": {"train": 0, "test": 0}, "empty": {}}
         train_spec = replace(spec.train_spec or spec, name=spec.name)
         materials.append(
-            _Material(
+            Material(
                 spec=spec,
                 rows=folder,
                 pool=_examples(train_spec, "train", open_rows(spec, "train"), counts),
@@ -276,7 +187,7 @@ def _local_rows(root: Path, spec: TaskSpec, split: str) -> tuple[str, Iterator[R
 
 def _examples(
     spec: TaskSpec, split: str, opened: tuple[str, Iterator[Row]], counts: dict[str, Any]
-) -> Iterator[_Numbered]:
+) -> Iterator[Numbered]:
     """Yield a split's rows as examples, counting those that are read and those that are empty."""
     empty: dict[str, int] = counts["empty"]
     where, rows = opened
@@ -290,4 +201,4 @@ def _examples(
         except TaskError as error:
             raise TaskError(f"{where}: {error}") from error
         else:
-            yield _Numbered(number, example)
+            yield Numbered(number, example)

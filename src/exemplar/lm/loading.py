@@ -16,7 +16,7 @@ from exemplar.lm import memory
 from exemplar.lm.exactness import check_packing
 from exemplar.lm.gguf import converted
 from exemplar.lm.transformers import TransformersLM
-from exemplar.models import resolve
+from exemplar.models import cache_folder, resolve
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -38,8 +38,7 @@ def load(
     path = resolve(ref)
     with _quiet_transformers():
         if Path(path).is_file():
-            cache = cache_dir or Path.home() / ".cache" / "exemplar"
-            path = str(converted(Path(path), precision, cache))
+            path = str(converted(Path(path), precision, cache_dir or cache_folder()))
         model, tokenizer = _open(ref, path, precision)
     refuse_inexact(ref, model.config, max_length)
     model = model.to(device)
