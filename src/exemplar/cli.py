@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from exemplar.cli_compare import compare_app
 from exemplar.cli_tasks import tasks
 from exemplar.cli_use import use
 from exemplar.errors import ConfigError, ExemplarError
@@ -225,6 +226,7 @@ def report(context: typer.Context) -> None:
     typer.echo(f"{space.layout.report}: {figures['methods']} methods, {figures['kilobytes']} KiB")
 
 
+app.add_typer(compare_app)
 app.add_typer(tasks, name="tasks")
 app.add_typer(use)  # without a name: its commands stand beside the steps
 

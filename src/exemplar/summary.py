@@ -12,9 +12,11 @@ from exemplar.errors import DataError
 from exemplar.layout import Layout
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from exemplar.config import Params
+    from exemplar.evaluation.decision import Decision
 
 
 def methods(params: Params, layout: Layout) -> dict[str, Path]:
@@ -28,8 +30,6 @@ def methods(params: Params, layout: Layout) -> dict[str, Path]:
 
 def print_summary(params: Params, layout: Layout) -> None:
     """Print every method's average and tasks with 95 % intervals, the gate, and the way on."""
-    from rich.console import Console
-
     figures = {
         name: read_json(folder / "metrics.json")
         for name, folder in methods(params, layout).items()
@@ -39,8 +39,7 @@ def print_summary(params: Params, layout: Layout) -> None:
         raise DataError(
             f"There is no evaluation below {layout.root.resolve().name}/ yet. Run `exemplar run`."
         )
-    console = Console(width=max(80, Console().width))
-    console.print(_table(figures, params.active.report.title))
+    console = print_scores(figures, params.active.report.title)
     for name in params.rounds:
         path = layout.round(params.rounds[name].number) / "promotion.json"
         if path.exists():
@@ -48,6 +47,42 @@ def print_summary(params: Params, layout: Layout) -> None:
             colour = "green" if decision["promoted"] else "yellow"
             console.print(f"[bold {colour}]{name}[/] {decision['headline']}", highlight=False)
     _print_places(console, params, layout)
+
+
+def print_scores(figures: Mapping[str, Mapping[str, Any]], title: str) -> Console:
+    """Print the table of metrics.json contents by name, and return what it was printed on."""
+    from rich.console import Console
+
+    console = Console(width=max(80, Console().width))
+    console.print(_table(figures, title))
+    return console
+
+
+def print_comparison(decision: Decision, first: str, second: str) -> None:
+    """Print how the second differs from the first, in words and task by task."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    interval = f"{100 * (1 - decision.alpha):g} % interval"
+    for name in ("task", "examples", first, second, "difference", interval, "p (Holm)", "verdict"):
+        table.add_column(name, justify="left" if name in ("task", "verdict") else "right")
+    for change in decision.tasks:
+        table.add_row(
+            change.task,
+            f"{change.num_examples:,}",
+            f"{change.champion:.1f}",
+            f"{change.challenger:.1f}",
+            f"{change.difference:+.1f}",
+            f"{change.interval.low:+.1f} to {change.interval.high:+.1f}",
+            "" if change.p_holm is None else f"{change.p_holm:.2g}",
+            {"blocked": "fell", "fell": "fell, within the margin"}.get(
+                change.verdict, change.verdict
+            ),
+        )
+    console = Console(width=max(100, Console().width))
+    console.print(f"From {first} to {second}. {' '.join(decision.reasons)}\n", highlight=False)
+    console.print(table)
 
 
 def _table(figures: Mapping[str, Mapping[str, Any]], title: str) -> Table:

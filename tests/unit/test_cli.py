@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -193,3 +194,55 @@ def test_an_unknown_task_or_wording_is_one_message(run_cli):
     failed = run_cli("tasks", "show", "support_desk", "--wording", "3")
     assert failed.code == 2
     assert "has no wording 3" in failed.err
+
+
+def test_two_methods_are_compared_by_the_gates_statistics(here, workspace):
+    """Eyes see differences everywhere; whether one is chance takes the paired examples."""
+    shown = " ".join(here("compare", "bm25", "r1").out.split())
+    assert "From bm25 to r1. The mean over" in shown
+    assert "95 % interval" in shown
+    folders = [workspace.layout.baseline("bm25"), workspace.layout.round(1) / "evaluation"]
+    again = " ".join(here("compare", *folders).out.split())
+    assert shown.split("The mean", 1)[1][:80] == again.split("The mean", 1)[1][:80]
+    same = here("compare", "r1", "r1").out
+    assert "+0.00 points" in same
+
+
+def test_a_comparison_without_outcomes_is_refused(here, tmp_path):
+    """A typing error in a name must not end in a traceback."""
+    failed = here("compare", "bm25", tmp_path)
+    assert failed.code == 2
+    assert "expected one of zero_shot, random, kmeans, bm25, untrained, r1" in failed.err
+
+
+def test_a_retriever_is_evaluated_on_ones_own_data(here, workspace, tmp_path):
+    """Before a model is trusted somewhere, it is tried there: no rounds, no registry."""
+    rows = [
+        {"sentence": f"film {i} was {'fine' if i % 2 else 'dull'}", "label": i % 2}
+        for i in range(12)
+    ]
+    for split, part in (("train", rows[:8]), ("test", rows[8:])):
+        path = tmp_path / "mine" / "sst2" / f"{split}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(row) + "\n" for row in part))
+    options = ("--path", tmp_path / "mine", "--shots", "1")
+    for name in ("bm25", workspace.layout.round(1) / "retriever"):
+        out = tmp_path / "results" / Path(name).name
+        done = here("evaluate", "--retriever", name, *options, "--out", out)
+        assert done.code == 0, done.err
+        assert "sst2" in done.out
+        metrics = json.loads((out / "evaluation/metrics.json").read_text())
+        assert metrics["tasks"]["sst2"]["num_examples"] == 4
+    compared = here("compare", tmp_path / "results/bm25", tmp_path / "results/retriever")
+    assert "From bm25 to retriever. The mean over 1 task" in " ".join(compared.out.split())
+    refused = here("compare", "bm25", tmp_path / "results/bm25")
+    assert refused.code == 2
+    assert "evaluated on different data" in " ".join(refused.err.split())
+
+
+def test_options_that_do_not_fit_are_one_message(here, tmp_path):
+    """The words of the validation library name classes, not options."""
+    failed = here("evaluate", "--retriever", "bm25", "--source", "cloud", "--out", tmp_path / "x")
+    assert failed.code == 2
+    assert "download_data.source" in failed.err
+    assert not (tmp_path / "x").exists()
