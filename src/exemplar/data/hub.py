@@ -59,16 +59,16 @@ class Hub:
 
     def _load(self, spec: TaskSpec, name: str, told: str) -> Dataset:
         datasets = _library()
-        hub, revision = spec.hub, spec.hub.get("revision")
-        if revision == PARQUET_BRANCH:
-            at = f"@{self.commit(spec) or revision}" if self._mirror is None else ""
-            root = f"hf://datasets/{hub['id']}{at}" if at else str(self._mirror / hub["id"])
+        hub, commit = spec.hub, self.commit(spec)
+        clone = str(self._mirror / hub["id"]) if self._mirror else None
+        if hub.get("revision") == PARQUET_BRANCH:
+            root = clone or f"hf://datasets/{hub['id']}@{commit or PARQUET_BRANCH}"
             files = f"{root}/{hub['config']}/{name}/*.parquet"
             where: dict[str, Any] = {"path": "parquet", "data_files": {name: files}}
-        elif self._mirror is not None:
-            where = {"path": str(self._mirror / hub["id"]), "name": hub.get("config")}
+        elif clone:
+            where = {"path": clone, "name": hub.get("config")}
         else:
-            where = {"path": hub["id"], "name": hub.get("config"), "revision": self.commit(spec)}
+            where = {"path": hub["id"], "name": hub.get("config"), "revision": commit}
         try:
             return datasets.load_dataset(**where, split=name)
         # The library raises dozens of kinds, its own and those of the network and file formats.
