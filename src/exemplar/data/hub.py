@@ -71,8 +71,7 @@ class Hub:
             where = {"path": hub["id"], "name": hub.get("config"), "revision": commit}
         try:
             return datasets.load_dataset(**where, split=name)
-        # The library raises dozens of kinds, its own and those of the network and file formats.
-        except Exception as error:
+        except _failures() as error:
             raise DataError(
                 f"task {spec.name!r}: {told} cannot be had: {type(error).__name__}: {error}\n"
                 "Check the network and, for a gated data set, your access (`hf auth login`); "
@@ -94,6 +93,15 @@ def _library() -> Any:
     return datasets
 
 
+def _failures() -> tuple[type[Exception], ...]:
+    """Return what the libraries raise: errors of their own, of the network, of wrong names."""
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HfHubHTTPError
+
+    network = HfHubHTTPError.__bases__  # the HTTP library's own root, whichever library that is
+    return (*network, OSError, ValueError, RuntimeError, DatasetsError)
+
+
 def _commit(name: str, revision: str) -> str | None:
     """Ask the hub for a data set's commit; offline, the cache serves whatever it holds."""
     from huggingface_hub import HfApi
@@ -103,7 +111,7 @@ def _commit(name: str, revision: str) -> str | None:
         return HfApi().dataset_info(name, revision=revision).sha
     except OfflineModeIsEnabled:
         return None
-    except Exception as error:  # of the hub, or of the network, as in `Hub._load`
+    except _failures() as error:
         raise DataError(
             f"the hub does not say which commit of {name} ({revision}) is current: {error}\n"
             "Check the network and your access; without network set HF_HUB_OFFLINE=1 to use what "

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -168,12 +169,11 @@ def _part(client: Any, bucket: str, item: _Object, where: str, begin: int, end: 
     asked = item.asked(bucket)
     for attempt in range(1, _TRIES + 1):
         reply = _errors(where, lambda: client.get_object(**asked, Range=f"bytes={begin}-{end}"))
-        try:
-            content: bytes = reply["Body"].read()
-            if len(content) == end - begin + 1:
-                return content
-        except (HTTPClientError, IncompleteReadError):
-            pass
+        content = b""
+        with suppress(HTTPClientError, IncompleteReadError):
+            content = reply["Body"].read()
+        if len(content) == end - begin + 1:
+            return content
         if attempt < _TRIES:
             time.sleep(0.1 * 2**attempt)
     raise DataError(
