@@ -47,6 +47,11 @@ class LmStats:
         self.seconds += other.seconds
 
 
+def blank_line(text: str) -> bool:
+    """Whether a token's text ends the line before anything visible was said."""
+    return "\n" in text and not text.split("\n", 1)[0].strip()
+
+
 class LanguageModel(Protocol):
     """A frozen causal language model."""
 
@@ -81,6 +86,9 @@ class LanguageModel(Protocol):
         progress: str | None = None,
     ) -> list[str]:
         """Return the greedy continuation of each prompt, up to its first newline.
+
+        A line must say something: a first token that would end it empty gives way to the likeliest
+        that does not (`blank_line`). The end of the text is respected, and gives an empty line.
 
         With `labels` only these texts can come out: the decoding is greedy over their tokens. A
         label that another one continues (`Yes`, `Yes, but`) wins where ending the line (a newline

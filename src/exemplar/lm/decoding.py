@@ -12,16 +12,12 @@ from typing import Any
 import torch
 
 from exemplar.errors import ModelError
+from exemplar.lm.base import blank_line
 from exemplar.lm.memory import give_back, is_out_of_memory, too_large
 
 # Tokens of all prompts read in one forward pass. On a CPU small slabs stay in its cache: with
 # SmolLM2-135M, prompts of 2,880 tokens took 1.7 times as long in one piece.
 _SLAB_TOKENS = {"cpu": 1024, "cuda": 1 << 16}
-
-
-def blank_line(text: str) -> bool:
-    """Whether a token's text ends the line before anything visible was said."""
-    return "\n" in text and not text.split("\n", 1)[0].strip()
 
 
 def end_tokens(model: Any, tokenizer: Any) -> set[int]:

@@ -19,6 +19,7 @@ from exemplar.lm.base import LmStats
 from exemplar.lm.meter import Meter
 from exemplar.lm.openai_client import Client, RefusalError, parse
 from exemplar.lm.openai_echo import ENDINGS, Echo, choose_label
+from exemplar.lm.openai_lines import decode_line
 from exemplar.lm.openai_scoring import EchoServer, refused
 
 _CHUNK = 1024  # texts scored together within labels: bounds the memory, not the result
@@ -147,17 +148,9 @@ class OpenAiLM:
         def line(batch: Sequence[str]) -> tuple[str, str, int]:
             [prompt] = batch
             try:
-                reply = self._client.complete(batch, max_tokens=max_new, stop=["\n"])
+                return prompt, *decode_line(self._client, prompt, max_new)
             except RefusalError as refusal:
                 raise refused(refusal, first[prompt]) from None
-            text = reply.choices[0].get("text")
-            if not isinstance(text, str):
-                raise ModelError(
-                    f"{self.name}: expected a text in each choice, got {type(text).__name__}. "
-                    "Check that the server speaks OpenAI's completions."
-                )
-            tokens = (reply.prompt_tokens or 0) + (reply.completion_tokens or 0)
-            return prompt, text.split("\n")[0].strip(), tokens
 
         results: dict[str, str] = {}
         for prompt, found, tokens in self._each(list(first), 1, line):

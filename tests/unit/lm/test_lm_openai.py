@@ -208,6 +208,14 @@ class Handler(BaseHTTPRequestHandler):
         if traits["offsets"] == "vllm":
             offsets = [len("".join(strings[:n])) for n in range(len(strings))]
         told = {"tokens": strings[start:], "token_logprobs": values[start:], "text_offset": offsets}
+        if traits.get("alternatives", 1) and body.get("logprobs") and not echo:
+            named = [
+                {t: logprob(tokens[:n], t) for t in VOCABULARY} for n in range(start, len(tokens))
+            ]
+            most = body["logprobs"]
+            told["top_logprobs"] = [
+                dict(sorted(each.items(), key=lambda item: -item[1])[:most]) for each in named
+            ]
         if traits.get("no_logprobs") or body.get("logprobs") is None:
             told = None
         return {
@@ -357,21 +365,35 @@ def test_labels_that_part_within_a_character_stay_apart(serve):
     assert set(found) == set(labels)
 
 
+def expected_line(prompt: str, most: int) -> str:
+    """Greedy decoding to the first newline, which may not come first."""
+    tokens, start = tokens_of(prompt), len(tokens_of(prompt))
+    visible = [token for token in VOCABULARY if token.strip() or "\n" not in token]
+    while len(tokens) < start + most and END_OF_TEXT not in tokens[start:]:
+        choices = VOCABULARY if len(tokens) > start else visible
+        tokens.append(max(choices, key=lambda token: logit(tokens, token)))
+    return "".join(tokens[start:]).split("\n")[0].strip()
+
+
 def test_lines_are_greedy_and_end_at_the_newline(serve):
     """What follows the line is the model's next question, not its answer."""
     server = serve()
     lm = lm_for(server)
     found = lm.generate([*PROMPTS, PROMPTS[0]], max_new_tokens=5)
-    for prompt, line in zip([*PROMPTS, PROMPTS[0]], found, strict=True):
-        tokens = tokens_of(prompt)
-        for _ in range(5):
-            tokens.append(greedy(tokens))
-            if tokens[-1] == END_OF_TEXT:
-                break
-        assert line == "".join(tokens[len(tokens_of(prompt)) :]).split("\n")[0].strip()
-    assert any(found)
-    assert len(server.requests) == len(PROMPTS)  # neither copies nor a probe
+    assert found == [expected_line(prompt, 5) for prompt in [*PROMPTS, PROMPTS[0]]]
+    blank = [prompt for prompt in PROMPTS if not greedy(tokens_of(prompt)).strip()]
+    assert 0 < len(blank) < len(PROMPTS)  # some lines would be empty without the rule
+    # Neither copies nor a probe; where the line came back empty, its beginning, and the rest.
+    assert len(PROMPTS) < len(server.requests) <= len(PROMPTS) + 2 * len(blank)
     assert lm.stats.sequences == len(PROMPTS) + 1
+
+
+def test_a_server_without_alternatives_may_leave_a_line_empty(serve):
+    """An invented answer would be worse than none."""
+    lines = lm_for(serve(alternatives=0)).generate(PROMPTS, max_new_tokens=5)
+    for prompt, line in zip(PROMPTS, lines, strict=True):
+        blank = "\n" in greedy(tokens_of(prompt))
+        assert line == ("" if blank else expected_line(prompt, 5))
 
 
 def test_tokens_are_counted_by_the_server_once(serve):
