@@ -1,0 +1,106 @@
+"""Starts the tracking server on PostgreSQL and an S3 store, with users and a check of host names.
+
+Everything comes from the environment; a missing value is an error before anything starts. The
+database is brought to the schema of this MLflow version first, under a lock, so that several
+servers may start at once. Addresses with passwords go into the environment and a private file,
+never into arguments, which other processes can read.
+
+    POSTGRES_HOST, POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_DB    POSTGRES_PORT=5432
+    MLFLOW_BUCKET                          files go to s3://MLFLOW_BUCKET/mlflow
+    MLFLOW_S3_ENDPOINT_URL                 only for a store other than AWS
+    AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY        unless the machine has a role
+    MLFLOW_AUTH_ADMIN_USERNAME, MLFLOW_AUTH_ADMIN_PASSWORD          12 characters or more
+    MLFLOW_FLASK_SERVER_SECRET_KEY         the same on all servers
+    MLFLOW_SERVER_ALLOWED_HOSTS            names under which clients call, for example
+                                           mlflow:5000,mlflow.example.org
+    MLFLOW_HOST=0.0.0.0, MLFLOW_PORT=5000, MLFLOW_WORKERS=2
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+REQUIRED = (
+    "POSTGRES_HOST",
+    "POSTGRES_USER",
+    "POSTGRES_PASSWORD",
+    "POSTGRES_DB",
+    "MLFLOW_BUCKET",
+    "MLFLOW_AUTH_ADMIN_USERNAME",
+    "MLFLOW_AUTH_ADMIN_PASSWORD",
+    "MLFLOW_FLASK_SERVER_SECRET_KEY",
+    "MLFLOW_SERVER_ALLOWED_HOSTS",
+)
+_LOCK = 20307_07164  # any number that all servers of one database share
+# Whoever makes an experiment or a model may change it; all others read it.
+_AUTH = """[mlflow]
+default_permission = READ
+database_uri = {uri}
+authorization_function = mlflow.server.auth:authenticate_request_basic_auth
+"""
+
+
+def database_uri(values: Mapping[str, str]) -> str:
+    """The address of the database. The driver is named: SQLAlchemy's default for it has changed."""
+    user, password = (quote(values[name], safe="") for name in REQUIRED[1:3])
+    place = f"{values['POSTGRES_HOST']}:{values.get('POSTGRES_PORT') or 5432}"
+    return f"postgresql+psycopg2://{user}:{password}@{place}/{values['POSTGRES_DB']}"
+
+
+def auth_settings(uri: str) -> str:
+    """The text of MLflow's file for users; a percent sign there stands for itself when doubled."""
+    return _AUTH.format(uri=uri.replace("%", "%%"))
+
+
+def command(values: Mapping[str, str]) -> list[str]:
+    """The server's command line. The database's address is in the environment."""
+    return [
+        *(sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth"),
+        *("--host", values.get("MLFLOW_HOST") or "0.0.0.0"),
+        *("--port", values.get("MLFLOW_PORT") or "5000"),
+        *("--workers", values.get("MLFLOW_WORKERS") or "2"),
+        *("--serve-artifacts", "--artifacts-destination", f"s3://{values['MLFLOW_BUCKET']}/mlflow"),
+        *("--allowed-hosts", values["MLFLOW_SERVER_ALLOWED_HOSTS"]),
+    ]
+
+
+def upgrade(uri: str) -> None:
+    """Bring the database to this version's schema; a second server waits until it is done."""
+    import psycopg2
+    from mlflow.db import commands
+
+    with psycopg2.connect(uri.replace("+psycopg2", "", 1)) as connection:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+        commands.main(["upgrade", uri], standalone_mode=False)
+
+
+def main() -> None:
+    """Check, upgrade, and become the server."""
+    values = dict(os.environ)
+    missing = [name for name in REQUIRED if not values.get(name)]
+    if missing:
+        sys.exit(f"Not set: {', '.join(missing)}. What each is: the top of {Path(__file__).name}.")
+    uri = database_uri(values)
+    upgrade(uri)
+    descriptor, settings = tempfile.mkstemp(
+        prefix="mlflow-", suffix=".ini"
+    )  # read by its owner only
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(auth_settings(uri))
+    values |= {
+        "MLFLOW_AUTH_CONFIG_PATH": settings,
+        "MLFLOW_BACKEND_STORE_URI": uri,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven processes that nothing here needs
+    }
+    words = command(values)
+    os.execve(words[0], words, values)
+
+
+if __name__ == "__main__":
+    main()
