@@ -5,7 +5,8 @@ database is brought to the schema of this MLflow version first, under a lock, so
 servers may start at once. Addresses with passwords go into the environment and a private file,
 never into arguments, which other processes can read.
 
-    POSTGRES_HOST, POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_DB    POSTGRES_PORT=5432
+    POSTGRES_HOST, POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_DB
+    POSTGRES_PORT=5432, POSTGRES_SSLMODE=prefer
     MLFLOW_BUCKET                          files go to s3://MLFLOW_BUCKET/mlflow
     MLFLOW_S3_ENDPOINT_URL                 only for a store other than AWS
     AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY        unless the machine has a role
@@ -49,7 +50,9 @@ def database_uri(values: Mapping[str, str]) -> str:
     """The address of the database. The driver is named: SQLAlchemy's default for it has changed."""
     user, password = (quote(values[name], safe="") for name in REQUIRED[1:3])
     place = f"{values['POSTGRES_HOST']}:{values.get('POSTGRES_PORT') or 5432}"
-    return f"postgresql+psycopg2://{user}:{password}@{place}/{values['POSTGRES_DB']}"
+    tls = values.get("POSTGRES_SSLMODE") or "prefer"
+    database = quote(values["POSTGRES_DB"], safe="")
+    return f"postgresql+psycopg2://{user}:{password}@{place}/{database}?sslmode={tls}"
 
 
 def auth_settings(uri: str) -> str:
