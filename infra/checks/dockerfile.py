@@ -1,7 +1,7 @@
 """Reads the part of the Dockerfile language that this project's images use.
 
-Known: FROM, ARG before the first FROM, ENV, WORKDIR, COPY, RUN in its shell form, USER, ENTRYPOINT
-and CMD. Anything else is an error, so that a replay never leaves out a step without a word.
+Known: FROM, ARG before the first FROM, ENV, WORKDIR, COPY, RUN in its shell form, USER, EXPOSE,
+ENTRYPOINT and CMD. Anything else is an error, so that a replay never leaves out a step without a word.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_KNOWN = {"FROM", "ARG", "ENV", "WORKDIR", "COPY", "RUN", "USER", "ENTRYPOINT", "CMD"}
+_KNOWN = {"FROM", "ARG", "ENV", "WORKDIR", "COPY", "RUN", "USER", "EXPOSE", "ENTRYPOINT", "CMD"}
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
 
