@@ -1,7 +1,7 @@
 """Reads the part of the Dockerfile language that this project's images use.
 
 Known: FROM, ARG before the first FROM, ENV, WORKDIR, COPY, RUN in its shell form, USER, EXPOSE,
-ENTRYPOINT and CMD. Anything else is an error, so that a replay never leaves out a step without a word.
+ENTRYPOINT and CMD. Anything else is an error, so that a replay never leaves out a step unseen.
 """
 
 from __future__ import annotations

@@ -69,6 +69,7 @@ class Replay:
             environment |= {k: v for k, v in os.environ.items() if _OF_THE_CALLER.fullmatch(k)}
             if preinstall:
                 environment.pop("UV_TORCH_BACKEND", None)
+            first = stage.base not in self.dockerfile.stages
             for step in stage.instructions:
                 if step.name == "COPY":
                     self._copy(stage, step.value, step.flags.get("from"))
@@ -76,8 +77,9 @@ class Replay:
                     left_out.append(step.value)
                 elif step.name == "RUN":
                     self._run(stage, step.value, environment)
-                    if preinstall and "/opt/build/tools" in step.value and stage.name == "build":
+                    if preinstall and first:
                         self._run(stage, _by_pip(preinstall), environment)
+                    first = False
         return left_out
 
     def _run(self, stage: Stage, command: str, environment: dict[str, str]) -> None:
@@ -108,6 +110,6 @@ class Replay:
 
 def _by_pip(requirements: Sequence[str]) -> str:
     return (
-        "/opt/build/tools/bin/python -m pip --python /opt/exemplar/bin/python install --quiet "
+        '/opt/build/tools/bin/python -m pip --python "$VIRTUAL_ENV/bin/python" install --quiet '
         "--constraint constraints.txt " + " ".join(requirements)
     )

@@ -3,14 +3,15 @@
 PostgreSQL is the one of this machine, the S3 store is moto's server (which does not check
 signatures); the tracking server, the bucket and the users are made by the scripts of mlflow/ with
 the environment of the compose file. Then, over HTTP: a call without a password, under a foreign
-host name or by a user without rights must be refused; a run, a file and a model version must arrive
-and come back; files must lie in the bucket and rows in PostgreSQL; a password must change.
+host name or by a user without rights must be refused; a run and a retriever must arrive, be
+promoted and answer; files must lie in the bucket, rows in PostgreSQL; a password must change.
 
-It takes about half a minute. Needs `initdb` and `pg_ctl` (Debian: apt-get install postgresql) and
+It takes about a minute. Needs `initdb` and `pg_ctl` (Debian: apt-get install postgresql) and
 `pip install 'exemplar[dev]'`.
 
-Example:
+Examples:
     python infra/checks/services.py
+    python infra/checks/services.py --python build/server/opt/mlflow/bin/python
 """
 
 from __future__ import annotations
@@ -43,6 +44,11 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--logs", type=Path, help="a folder for the services' logs, kept")
+    parser.add_argument(
+        "--python",
+        default=sys.executable,
+        help="the Python of the server and its scripts, for example of a replayed image",
+    )
     options = parser.parse_args()
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="services-") as temporary, ExitStack() as stack:
@@ -51,7 +57,7 @@ def main() -> int:
         logs = options.logs or root / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         try:
-            check(stack, root, logs)
+            check(stack, root, logs, options.python)
         except (CheckError, OSError, subprocess.CalledProcessError) as error:
             print(f"WRONG: {error}", file=sys.stderr)
             for log in sorted(logs.iterdir()):
@@ -61,7 +67,7 @@ def main() -> int:
     return 0
 
 
-def check(stack: ExitStack, root: Path, logs: Path) -> None:
+def check(stack: ExitStack, root: Path, logs: Path, python: str) -> None:
     """The whole check; the stack stops what it starts."""
     database, store, server = _free_port(), _free_port(), _free_port()
     values = {
@@ -89,9 +95,9 @@ def check(stack: ExitStack, root: Path, logs: Path) -> None:
     stack.enter_context(
         _process([sys.executable, "-m", "moto.server", "-p", str(store)], environment, logs / "s3")
     )
-    _script("make_bucket.py", environment)
-    _script("make_bucket.py", environment)  # a second start must not fail
-    words = [sys.executable, str(PROJECT / "mlflow" / "start_server.py")]
+    _script(python, "mlflow/make_bucket.py", environment)
+    _script(python, "mlflow/make_bucket.py", environment)  # a second start must not fail
+    words = [python, str(PROJECT / "mlflow" / "start_server.py")]
     process = stack.enter_context(_process(words, environment, logs / "mlflow"))
     began = time.monotonic()
     _until("the tracking server", lambda: _status(f"{uri}/health") == 200, process)
@@ -101,57 +107,22 @@ def check(stack: ExitStack, root: Path, logs: Path) -> None:
     admin = environment | _as("admin", values["MLFLOW_AUTH_ADMIN_PASSWORD"], uri)
     for name, password in passwords.items():
         admin |= {f"EXEMPLAR_USER_{name}": name, f"EXEMPLAR_PASSWORD_{name}": password}
-    _script("make_users.py", admin)
+    _script(python, "mlflow/make_users.py", admin)
     _refusals(uri, server, passwords)
-    pipeline = environment | _as("pipeline", passwords["pipeline"], uri)
-    version = _client(_LOGS, pipeline, str(root / "file"))
-    print(f"pipeline: logged a run, a file and model version {version}")
-    _client(_READS, environment | _as("serving", passwords["serving"], uri), str(root / "back"))
-    print("serving: fetched the version by its alias, and may not move the alias")
+    for name in ("pipeline", "serving"):
+        _script(
+            sys.executable,
+            "infra/checks/clients.py",
+            environment | _as(name, passwords[name], uri),
+            name,
+        )
     _stored(values, store)
     passwords["serving"] = secrets.token_urlsafe(12)
-    _script("make_users.py", admin | {"EXEMPLAR_PASSWORD_serving": passwords["serving"]})
-    _client(_READS, environment | _as("serving", passwords["serving"], uri), str(root / "again"))
-    print("serving: works with its new password")
-
-
-_LOGS = """
-import sys
-from pathlib import Path
-from mlflow import MlflowClient
-client, folder = MlflowClient(), Path(sys.argv[1])
-folder.mkdir()
-(folder / "weights.bin").write_bytes(bytes(range(256)) * 4096)
-run = client.create_run(client.create_experiment("exemplar"))
-client.log_metric(run.info.run_id, "eval/average", 70.4)
-client.log_artifacts(run.info.run_id, str(folder), "bundle")
-client.create_registered_model("exemplar-retriever")
-source = f"{run.info.artifact_uri}/bundle"
-version = client.create_model_version("exemplar-retriever", source, run.info.run_id)
-client.set_registered_model_alias("exemplar-retriever", "champion", version.version)
-client.set_terminated(run.info.run_id)
-print(version.version)
-"""
-_READS = """
-import sys
-from pathlib import Path
-from mlflow import MlflowClient
-from mlflow.artifacts import download_artifacts
-from mlflow.exceptions import MlflowException
-client = MlflowClient()
-version = client.get_model_version_by_alias("exemplar-retriever", "champion")
-Path(sys.argv[1]).mkdir()
-folder = Path(download_artifacts(artifact_uri=version.source, dst_path=sys.argv[1]))
-assert (folder / "weights.bin").read_bytes() == bytes(range(256)) * 4096, "other bytes came back"
-assert client.get_run(version.run_id).data.metrics == {"eval/average": 70.4}
-try:
-    client.set_registered_model_alias("exemplar-retriever", "champion", version.version)
-except MlflowException as error:
-    assert "permission" in str(error).lower(), error
-else:
-    raise AssertionError("a user without rights moved an alias")
-print(version.version)
-"""
+    _script(
+        python, "mlflow/make_users.py", admin | {"EXEMPLAR_PASSWORD_serving": passwords["serving"]}
+    )
+    new = environment | _as("serving", passwords["serving"], uri)
+    _script(sys.executable, "infra/checks/clients.py", new, "serving")
 
 
 def _refusals(uri: str, port: int, passwords: dict[str, str]) -> None:
@@ -182,7 +153,7 @@ def _stored(values: dict[str, str], port: int) -> None:
         region_name="us-east-1",
     )
     keys = [item["Key"] for item in store.list_objects_v2(Bucket="exemplar").get("Contents", [])]
-    if not any(key.startswith("mlflow/") and key.endswith("weights.bin") for key in keys):
+    if not any(key.startswith("mlflow/") and key.endswith("model.safetensors") for key in keys):
         raise CheckError(f"the bucket holds no weights below mlflow/, only {keys}")
     connection = psycopg2.connect(
         host="127.0.0.1",
@@ -195,7 +166,7 @@ def _stored(values: dict[str, str], port: int) -> None:
         cursor.execute("SELECT (SELECT count(*) FROM model_versions), (SELECT count(*) FROM users)")
         counts = cursor.fetchone()
     connection.close()
-    print(f"bucket: {keys}; PostgreSQL: {counts[0]} model version, {counts[1]} users")
+    print(f"bucket: {len(keys)} files; PostgreSQL: {counts[0]} model version, {counts[1]} users")
     if counts != (1, 3):
         raise CheckError(f"expected 1 model version and 3 users in PostgreSQL, got {counts}")
 
@@ -262,29 +233,18 @@ def _process(
                 process.wait()
 
 
-def _script(name: str, environment: dict[str, str]) -> None:
+def _script(python: str, path: str, environment: dict[str, str], *arguments: str) -> None:
+    """Run a script in a process of its own: MLflow reads its user from the environment."""
+    name = Path(path).name
     done = subprocess.run(
-        [sys.executable, str(PROJECT / "mlflow" / name)],
+        [python, "-W", "ignore", str(PROJECT / path), *arguments],
         env=environment,
         capture_output=True,
         text=True,
     )
     if done.returncode:
         raise CheckError(f"{name}: {done.stderr[-2000:]}")
-    print(f"{name}: {'; '.join(done.stdout.split(chr(10))).strip('; ')}")
-
-
-def _client(code: str, environment: dict[str, str], *arguments: str) -> str:
-    """Run a client in a process of its own: MLflow reads users from the environment."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        raise CheckError(f"client: {done.stderr[-2000:]}")
-    return done.stdout.strip().splitlines()[-1]
+    print(" ".join([f"{name}:", *arguments, *done.stdout.split()]))
 
 
 def _as(user: str, password: str, uri: str) -> dict[str, str]:

@@ -62,7 +62,7 @@ def selects(selector, labels):
 
 @pytest.mark.parametrize("version", KUBERNETES)
 def test_every_object_fits_the_schemas_of_kubernetes(overlay, version):
-    """A misspelt field is dropped by an older cluster without a word, and refused by a newer one."""
+    """A misspelt field is dropped by one cluster without a word, and refused by another."""
     schemas = pytest.importorskip("kubernetes_validate", reason="needs kubernetes-validate")
     for item in overlay:
         schemas.validate(item, version, strict=True)
@@ -181,7 +181,7 @@ def test_every_container_is_pinned_bounded_and_without_rights(overlay):
 
 
 def test_the_tracking_server_is_given_all_that_it_asks_for(overlay, secrets):
-    """It stops at once where a value is missing, and answers 403 to a name that it does not know."""
+    """It stops where a value is missing, and answers 403 to a name that it does not know."""
     import start_server
 
     maps = named(overlay, "ConfigMap")
@@ -214,9 +214,9 @@ def reaches(objects, source, target, port):
             space, selector = peer.get("namespaceSelector"), peer.get("podSelector", {})
             at_home = item["metadata"]["namespace"] == other[0]
             names = {"kubernetes.io/metadata.name": other[0]}
-            if "ipBlock" not in peer and selects(selector, other[1]):
-                if at_home if space is None else selects(space, names):
-                    return True
+            near = at_home if space is None else selects(space, names)
+            if "ipBlock" not in peer and near and selects(selector, other[1]):
+                return True
         return False
 
     def open_for(pod, other, direction, who):
@@ -276,6 +276,36 @@ def test_runs_share_one_account_and_one_cache_by_the_agreed_names(overlay, secre
     for rule in next(iter(named(overlay, "Role").values()))["rules"]:
         assert "*" not in [*rule["verbs"], *rule["resources"], *rule["apiGroups"]]
         assert "secrets" not in rule["resources"] or rule["resourceNames"]
+
+
+def amount(text):
+    """A quantity of Kubernetes as a number."""
+    number, unit = re.fullmatch(r"([\d.]+)(\w*)", str(text)).groups()
+    return float(number) * {"": 1, "m": 1e-3, "Mi": 2**-10, "Gi": 1.0}[unit]  # memory in GiB
+
+
+def test_the_guide_names_the_secrets_and_the_sizes_that_there_are(overlay, secrets, project):
+    """An engineer plans nodes, and sets up a secrets operator, by these two tables."""
+    guide = (project / "docs/operations.md").read_text()
+    rows = re.findall(r"^\| (exemplar|kubeflow) \| `([\w-]+)` \| (.*) \|$", guide, re.MULTILINE)
+    told = {(space, name): set(re.findall(r"[A-Z][A-Z_]{8,}", keys)) for space, name, keys in rows}
+    told["kubeflow", "exemplar-s3"] = told["exemplar", "exemplar-s3"]  # "the same keys"
+    assert told == {name: set(keys) for name, keys in secrets.items()}
+
+    scalers = named(overlay, "HorizontalPodAutoscaler")
+    sums = {"cpu": 0.0, "memory": 0.0, "limit": 0.0}
+    for item, template in pods(overlay):
+        if item["kind"] != "Job":
+            name = item["metadata"]["namespace"], item["metadata"]["name"]
+            count = item["spec"].get("replicas", 1)
+            count = scalers[name]["spec"]["minReplicas"] if name in scalers else count
+            for container in template["spec"]["containers"]:
+                asked, most = container["resources"]["requests"], container["resources"]["limits"]
+                sums["cpu"] += count * amount(asked["cpu"])
+                sums["memory"] += count * amount(asked["memory"])
+                sums["limit"] += count * amount(most["memory"])
+    row = "| {cpu:.1f} | {memory:g} GiB | {limit:g} GiB |".format(**sums)
+    assert row in guide, f"expected: {row}"
 
 
 def test_secrets_hold_the_values_sign_by_sign_and_are_never_half_made(project, secrets):
