@@ -39,11 +39,11 @@ if ((${#missing[@]})); then
   exit 2
 fi
 
-secret() { # NAMESPACE NAME [KEY=VALUE...]
+secret() { # NAMESPACE NAME KEY=VALUE...; a key without a value is left out
   local namespace=$1 name=$2
   shift 2
   echo ---
-  printf '%s\n' "$@" | kubectl create secret generic "$name" --namespace "$namespace" \
+  printf '%s\n' "$@" | sed '/=$/d' | kubectl create secret generic "$name" --namespace "$namespace" \
     --dry-run=client --output yaml --from-env-file /dev/stdin
 }
 
@@ -58,12 +58,16 @@ secret "$platform" exemplar-mlflow-users \
 secret "$platform" exemplar-mlflow \
   MLFLOW_TRACKING_USERNAME=serving "MLFLOW_TRACKING_PASSWORD=$(value EXEMPLAR_PASSWORD_SERVING)"
 secret "$pipelines" exemplar-mlflow \
+  "MLFLOW_TRACKING_URI=http://mlflow.$platform.svc.cluster.local:5000" \
   MLFLOW_TRACKING_USERNAME=pipeline "MLFLOW_TRACKING_PASSWORD=$(value EXEMPLAR_PASSWORD_PIPELINE)"
 secret "$platform" exemplar-s3 \
   "AWS_ACCESS_KEY_ID=$(value AWS_ACCESS_KEY_ID)" \
   "AWS_SECRET_ACCESS_KEY=$(value AWS_SECRET_ACCESS_KEY)"
 # Those of a run may be empty: its files go through MLflow, and not every source or model has a key.
 secret "$pipelines" exemplar-s3 \
+  "AWS_ENDPOINT_URL=$(value EXEMPLAR_DATA_ENDPOINT_URL)" \
+  "AWS_DEFAULT_REGION=$(value EXEMPLAR_DATA_REGION)" \
   "AWS_ACCESS_KEY_ID=$(value EXEMPLAR_DATA_ACCESS_KEY_ID)" \
   "AWS_SECRET_ACCESS_KEY=$(value EXEMPLAR_DATA_SECRET_ACCESS_KEY)"
-secret "$pipelines" exemplar-lm "EXEMPLAR_LM_API_KEY=$(value EXEMPLAR_LM_API_KEY)"
+secret "$pipelines" exemplar-lm \
+  "EXEMPLAR_LM_API_KEY=$(value EXEMPLAR_LM_API_KEY)" "HF_TOKEN=$(value HF_TOKEN)"
