@@ -30,17 +30,21 @@ _BY_TYPE: Mapping[str, Any] = {
 _RAISED = re.compile(r"^(?:\w+\.)*(\w+)(?::|$)")
 # Raised where the image lacks something. Anything else a step may say to inputs that are missing.
 _OF_THE_IMAGE = re.compile(
-    r"(?:ModuleNotFound|Import|Syntax|Name|Attribute|Type|Permission)Error|KeyboardInterrupt"
+    r"(?:ModuleNotFound|Import|Syntax|Name|Attribute|Permission)Error|KeyboardInterrupt"
 )
 
 
 @dataclass(frozen=True)
 class Executor:
-    """One executor of a pipeline, with the component that it carries out."""
+    """One executor of a pipeline, with the component that it carries out.
+
+    `defaults`: those of the pipeline's own parameters.
+    """
 
     name: str
     component: Mapping[str, Any]
     container: Mapping[str, Any]
+    defaults: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,10 @@ def executors(pipeline: Path) -> Iterator[Executor]:
     """Every executor of a compiled pipeline. Raises `ValueError` where a component has none."""
     spec = next(yaml.safe_load_all(pipeline.read_text(encoding="utf-8")))
     containers = spec["deploymentSpec"]["executors"]
+    parameters = spec["root"].get("inputDefinitions", {}).get("parameters", {})
+    defaults = {
+        name: kind["defaultValue"] for name, kind in parameters.items() if "defaultValue" in kind
+    }
     for component in spec["components"].values():
         label = component.get("executorLabel")
         if label is None:
@@ -64,7 +72,7 @@ def executors(pipeline: Path) -> Iterator[Executor]:
         if label not in containers:
             raise ValueError(f"{pipeline}: no executor {label}, which a component names.")
         if "container" in containers[label]:
-            yield Executor(label, component, containers[label]["container"])
+            yield Executor(label, component, containers[label]["container"], defaults)
 
 
 def executor_input(
@@ -72,8 +80,8 @@ def executor_input(
 ) -> dict[str, Any]:
     """What KFP's launcher tells a component: parameters, artifacts and places for the outputs.
 
-    A parameter that is not given has its default, or the empty value of its type; an input artifact
-    is a path at which there is nothing.
+    A parameter that is not given has its default, or the empty value of its type; an input
+    artifact is a path at which there is nothing.
     """
     given = component.get("inputDefinitions", {})
     written = component.get("outputDefinitions", {})
@@ -112,17 +120,22 @@ def run(
     environment: Mapping[str, str],
     parameters: Mapping[str, Any] | None = None,
 ) -> Answer:
-    """Run one executor in an environment; its files go into `folder`."""
+    """Run one executor in an environment; its files go into `folder`.
+
+    A parameter has the value given here, or the pipeline's default of that name, or the
+    component's own.
+    """
     for name in ("inputs", "parameters", "outputs"):
         (folder / name).mkdir(parents=True)
-    told = json.dumps(executor_input(executor.component, folder, parameters or {}))
+    values = {**executor.defaults, **(parameters or {})}
+    told = json.dumps(executor_input(executor.component, folder, values))
     words = [*executor.container.get("command", []), *executor.container.get("args", [])]
-    values = {item["name"]: item["value"] for item in executor.container.get("env", [])}
+    variables = {item["name"]: item["value"] for item in executor.container.get("env", [])}
     try:
         done = subprocess.run(
             [word.replace("{{$}}", told) for word in words],
             cwd=cwd,
-            env={**environment, **values},
+            env={**environment, **variables},
             capture_output=True,
             text=True,
             timeout=TIME_LIMIT_S,
