@@ -113,6 +113,31 @@ def test_a_password_of_any_signs_reaches_the_database(tmp_path):
     assert settings["mlflow"]["default_permission"] == "READ"
 
 
+def test_a_bucket_is_made_once():
+    """Every start of the stack makes it; the second must not fail, and none may wait for ever."""
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import EndpointConnectionError
+    from make_bucket import make
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    store = boto3.client(
+        "s3",
+        endpoint_url=f"http://{host}:{port}",
+        aws_access_key_id="key",
+        aws_secret_access_key="secret",
+        region_name="us-east-1",
+        config=Config(retries={"max_attempts": 1}),
+    )
+    assert [make(store, "exemplar"), make(store, "exemplar")] == [True, False]
+    server.stop()
+    with pytest.raises(EndpointConnectionError):
+        make(store, "exemplar", wait_s=0)
+
+
 def test_users_are_pairs_of_a_name_and_a_password():
     """A user made with an empty password would be anybody."""
     from make_users import users
