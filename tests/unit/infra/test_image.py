@@ -87,6 +87,19 @@ def test_the_build_sees_what_it_copies(image, project):
                     assert source.split("/")[0] in let_in, source
 
 
+def test_the_guides_name_files_and_targets_that_exist(project):
+    """A command that is copied from a guide and fails ends the trust in the rest of it."""
+    makefile = (project / "Makefile").read_text()
+    for name in ("README.md", "docs/operations.md", "mlflow/README.md", "infra/compose.yaml"):
+        text = (project / name).read_text()
+        for target in re.findall(r"(?<![\w-])make ((?:image|services)[\w-]*)", text):
+            assert f"\n{target}: " in makefile, f"{name}: make {target}"
+        for path in re.findall(r"(?<![\w./-])((?:infra|overlays|base)/[\w./*-]+[\w/])", text):
+            root = project / ("" if path.startswith("infra") else "infra/kubernetes")
+            found = list(root.glob(path)) or path in ("infra/.env", "infra/kubernetes/profile.yaml")
+            assert found, f"{name}: {path}"
+
+
 TOY = """ARG BASE=python:3.11.15-slim-trixie
 FROM ${BASE} AS made
 ENV WORD=hello GREETING=/opt/made
