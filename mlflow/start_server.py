@@ -14,6 +14,8 @@ never into arguments, which other processes can read.
     MLFLOW_FLASK_SERVER_SECRET_KEY         the same on all servers
     MLFLOW_SERVER_ALLOWED_HOSTS            names under which clients call, for example
                                            mlflow:5000,mlflow.example.org
+    MLFLOW_SERVER_CORS_ALLOWED_ORIGINS     where browsers see its pages, which stay empty else:
+                                           https://mlflow.example.org; localhost needs none
     MLFLOW_HOST=0.0.0.0, MLFLOW_PORT=5000, MLFLOW_WORKERS=2
 """
 

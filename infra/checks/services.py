@@ -19,23 +19,16 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
-import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
+from processes import CheckError, free_port, postgres, process, until
+
 PROJECT = Path(__file__).resolve().parents[2]
-WAIT_S = 120
-
-
-class CheckError(Exception):
-    """Something did not answer as it must."""
 
 
 def main() -> int:
@@ -69,7 +62,7 @@ def main() -> int:
 
 def check(stack: ExitStack, root: Path, logs: Path, python: str) -> None:
     """The whole check; the stack stops what it starts."""
-    database, store, server = _free_port(), _free_port(), _free_port()
+    database, store, server = free_port(), free_port(), free_port()
     values = {
         "POSTGRES_HOST": "127.0.0.1",
         "POSTGRES_PORT": str(database),
@@ -85,6 +78,7 @@ def check(stack: ExitStack, root: Path, logs: Path, python: str) -> None:
         "MLFLOW_AUTH_ADMIN_PASSWORD": secrets.token_urlsafe(18),
         "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_urlsafe(18),
         "MLFLOW_SERVER_ALLOWED_HOSTS": f"localhost:{server},mlflow:5000",
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": "https://mlflow.example.org",
         "MLFLOW_HOST": "127.0.0.1",
         "MLFLOW_PORT": str(server),
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -92,16 +86,16 @@ def check(stack: ExitStack, root: Path, logs: Path, python: str) -> None:
     }
     environment = {**os.environ, **values, "HOME": str(root)}
     uri = f"http://localhost:{server}"
-    stack.enter_context(_postgres(root / "postgres", values, logs))
+    stack.enter_context(postgres(root / "postgres", values, logs))
     stack.enter_context(
-        _process([sys.executable, "-m", "moto.server", "-p", str(store)], environment, logs / "s3")
+        process([sys.executable, "-m", "moto.server", "-p", str(store)], environment, logs / "s3")
     )
     _script(python, "mlflow/make_bucket.py", environment)
     _script(python, "mlflow/make_bucket.py", environment)  # a second start must not fail
     words = [python, str(PROJECT / "mlflow" / "start_server.py")]
-    process = stack.enter_context(_process(words, environment, logs / "mlflow"))
+    server_process = stack.enter_context(process(words, environment, logs / "mlflow"))
     began = time.monotonic()
-    _until("the tracking server", lambda: _status(f"{uri}/health") == 200, process)
+    until("the tracking server", lambda: _status(f"{uri}/health") == 200, server_process)
     print(f"tracking server: answers after {time.monotonic() - began:.1f} s, database made")
 
     passwords = {name: secrets.token_urlsafe(12) for name in ("pipeline", "serving")}
@@ -111,23 +105,15 @@ def check(stack: ExitStack, root: Path, logs: Path, python: str) -> None:
     _script(python, "mlflow/make_users.py", admin)
     _refusals(uri, server, passwords)
     for name in ("pipeline", "serving"):
-        _script(
-            sys.executable,
-            "infra/checks/clients.py",
-            environment | _as(name, passwords[name], uri),
-            name,
-        )
+        user = environment | _as(name, passwords[name], uri)
+        _script(sys.executable, "infra/checks/clients.py", user, name)
     _stored(values, store)
-    if (
-        "X-Amz-Signature=" in (logs / "s3").read_text()
-    ):  # an address that MLflow signed for a client
+    if "X-Amz-Signature=" in (logs / "s3").read_text():  # in addresses signed for clients alone
         raise CheckError("a client went past the server to the store, which it must not reach")
-    passwords["serving"] = secrets.token_urlsafe(12)
-    _script(
-        python, "mlflow/make_users.py", admin | {"EXEMPLAR_PASSWORD_serving": passwords["serving"]}
-    )
-    new = environment | _as("serving", passwords["serving"], uri)
-    _script(sys.executable, "infra/checks/clients.py", new, "serving")
+    other = secrets.token_urlsafe(12)
+    _script(python, "mlflow/make_users.py", admin | {"EXEMPLAR_PASSWORD_serving": other})
+    user = environment | _as("serving", other, uri)
+    _script(sys.executable, "infra/checks/clients.py", user, "serving")
 
 
 def _refusals(uri: str, port: int, passwords: dict[str, str]) -> None:
@@ -141,9 +127,11 @@ def _refusals(uri: str, port: int, passwords: dict[str, str]) -> None:
         "as evil.example:80": _status(uri + path, known, host="evil.example:80"),
         "as 127.0.0.1": _status(f"http://127.0.0.1:{port}{path}", known),
     }
+    for origin in ("https://mlflow.example.org", "https://evil.example"):
+        answers[f"from pages of {origin}"] = _status(uri + path, known, origin=origin)
     print(", ".join(f"{how}: {status}" for how, status in answers.items()))
-    if list(answers.values()) != [200, 401, 401, 200, 403, 403]:
-        raise CheckError(f"expected 200, 401, 401, 200, 403, 403, got {answers}")
+    if list(answers.values()) != [200, 401, 401, 200, 403, 403, 200, 403]:
+        raise CheckError(f"expected 200, 401, 401, 200, 403, 403, 200, 403, got {answers}")
 
 
 def _stored(values: dict[str, str], port: int) -> None:
@@ -176,68 +164,6 @@ def _stored(values: dict[str, str], port: int) -> None:
         raise CheckError(f"expected 1 model version and 3 users in PostgreSQL, got {counts}")
 
 
-@contextmanager
-def _postgres(folder: Path, values: dict[str, str], logs: Path) -> Iterator[None]:
-    """A fresh PostgreSQL that asks for passwords. It refuses to run as root: then as postgres."""
-    if shutil.which("initdb") is None or shutil.which("pg_ctl") is None:
-        raise CheckError("initdb and pg_ctl are not on PATH (Debian: apt-get install postgresql).")
-    user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]
-    prefix = user if os.geteuid() == 0 else []
-    folder.mkdir()
-    secret = folder / "password"
-    secret.write_text(values["POSTGRES_PASSWORD"])
-    if prefix:
-        for path in (folder, secret):
-            shutil.chown(path, "postgres", "postgres")
-    secret.chmod(0o600)
-    data = str(folder / "data")
-    settings = f"-h 127.0.0.1 -p {values['POSTGRES_PORT']} -k {folder}"
-    start = [
-        *prefix,
-        "pg_ctl",
-        "-D",
-        data,
-        "-w",
-        "-l",
-        str(folder / "log"),
-        "-o",
-        settings,
-        "start",
-    ]
-    initdb = ["initdb", "-D", data, "-U", "mlflow", "--auth=scram-sha-256", f"--pwfile={secret}"]
-    with (logs / "postgres").open("w") as log:
-        options = {"stdout": log, "stderr": subprocess.STDOUT, "cwd": folder, "check": True}
-        subprocess.run([*prefix, *initdb], **options)
-        subprocess.run(start, **options)
-        try:
-            words = ["createdb", "-h", "127.0.0.1", "-p", values["POSTGRES_PORT"], "-U", "mlflow"]
-            environment = {**os.environ, "PGPASSWORD": values["POSTGRES_PASSWORD"]}
-            subprocess.run([*words, "mlflow"], env=environment, **options)
-            yield
-        finally:
-            subprocess.run([*prefix, "pg_ctl", "-D", data, "-m", "fast", "stop"], **options)
-
-
-@contextmanager
-def _process(
-    words: list[str], environment: dict[str, str], log: Path
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A process with its children, stopped at the end."""
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            words, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        try:
-            yield process
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-
-
 def _script(python: str, path: str, environment: dict[str, str], *arguments: str) -> None:
     """Run a script in a process of its own: MLflow reads its user from the environment."""
     name = Path(path).name
@@ -260,30 +186,24 @@ def _as(user: str, password: str, uri: str) -> dict[str, str]:
     }
 
 
-def _status(url: str, user: tuple[str, str] | None = None, host: str | None = None) -> int:
+def _status(
+    url: str,
+    user: tuple[str, str] | None = None,
+    *,
+    host: str | None = None,
+    origin: str | None = None,
+) -> int:
+    """The status of a GET or, as MLflow's pages send them, of a POST with an origin."""
     import requests
 
+    headers = {"Host": host, "Origin": origin}
     try:
-        headers = {"Host": host} if host else {}
+        if origin:
+            url, body = url.partition("?")[0], {"max_results": 1}
+            return requests.post(url, json=body, auth=user, headers=headers, timeout=10).status_code
         return requests.get(url, auth=user, headers=headers, timeout=10).status_code
     except requests.ConnectionError:
         return 0
-
-
-def _until(what: str, ready: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + WAIT_S
-    while not ready():
-        if process.poll() is not None:
-            raise CheckError(f"{what} stopped with exit code {process.returncode}")
-        if time.monotonic() > end:
-            raise CheckError(f"{what} did not answer for {WAIT_S} s")
-        time.sleep(0.5)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -206,7 +206,9 @@ def test_the_tracking_server_is_given_all_that_it_asks_for(overlay, secrets):
     for ingress in named(overlay, "Ingress").values():
         for rule in ingress["spec"]["rules"]:
             service = rule["http"]["paths"][0]["backend"]["service"]["name"]
-            assert service != "mlflow" or rule["host"] in hosts
+            if service == "mlflow":
+                assert rule["host"] in hosts
+                assert f"https://{rule['host']}" == given["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"]
 
 
 def reaches(objects, source, target, port):
