@@ -66,6 +66,8 @@ class Replay:
         left_out = []
         for stage in self.dockerfile.needed(target):
             environment = self.environment(stage.name)
+            for name in ("PIP_CACHE_DIR", "UV_CACHE_DIR"):  # this machine's own are warm
+                environment.pop(name, None)
             environment |= {k: v for k, v in os.environ.items() if _OF_THE_CALLER.fullmatch(k)}
             if preinstall:
                 environment.pop("UV_TORCH_BACKEND", None)
