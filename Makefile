@@ -54,6 +54,7 @@ image-demo: ## The same for CPUs, with the demo's two models
 image-mlflow: ## Build the image of the tracking server
 	$(DOCKER) build --file mlflow/Dockerfile --tag $(MLFLOW_IMAGE):$(VERSION) .
 
+# CHECK="--pipeline FILE" also starts every executor of a compiled pipeline; the options: --help.
 image-check: setup ## Replay the image's installation and run an executor in it, without an engine
 	@python infra/checks/image.py --target demo $(CHECK)
 

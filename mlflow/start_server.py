@@ -24,6 +24,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
@@ -39,6 +40,7 @@ REQUIRED = (
     "MLFLOW_FLASK_SERVER_SECRET_KEY",
     "MLFLOW_SERVER_ALLOWED_HOSTS",
 )
+WAIT_S = 120
 _LOCK = 20307_07164  # any number that all servers of one database share
 # Whoever makes an experiment or a model may change it; all others read it.
 _AUTH = """[mlflow]
@@ -74,37 +76,48 @@ def command(values: Mapping[str, str]) -> list[str]:
     ]
 
 
-def upgrade(uri: str) -> None:
-    """Bring the database to this version's schema; a second server waits until it is done."""
+def upgrade(uri: str, wait_s: float = WAIT_S) -> None:
+    """Bring the tables of runs and of users to this version's schema.
+
+    Waits for the database to answer. A second server waits until the first is done: MLflow itself
+    has no lock, and two servers on an empty database would both make its tables.
+    """
     import psycopg2
     from mlflow.db import commands
+    from mlflow.server.auth.db.cli import commands as auth_commands
 
-    with psycopg2.connect(uri.replace("+psycopg2", "", 1)) as connection:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+    end = time.monotonic() + wait_s
+    while True:
+        try:
+            connection = psycopg2.connect(uri.replace("+psycopg2", "", 1))
+            break
+        except psycopg2.OperationalError as error:
+            if "authentication failed" in str(error) or time.monotonic() > end:
+                sys.exit(f"PostgreSQL cannot be used: {str(error).strip()}")
+            time.sleep(1)
+    with connection, connection.cursor() as cursor:  # the lock ends with the transaction
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         commands.main(["upgrade", uri], standalone_mode=False)
+        auth_commands.main(["upgrade", "--url", uri], standalone_mode=False)
+    connection.close()
 
 
 def main() -> None:
     """Check, upgrade, and become the server."""
-    values = dict(os.environ)
-    missing = [name for name in REQUIRED if not values.get(name)]
+    missing = [name for name in REQUIRED if not os.environ.get(name)]
     if missing:
         sys.exit(f"Not set: {', '.join(missing)}. What each is: the top of {Path(__file__).name}.")
-    uri = database_uri(values)
-    upgrade(uri)
-    descriptor, settings = tempfile.mkstemp(
-        prefix="mlflow-", suffix=".ini"
-    )  # read by its owner only
+    uri = database_uri(os.environ)
+    descriptor, settings = tempfile.mkstemp(prefix="mlflow-", suffix=".ini")  # its owner's alone
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(auth_settings(uri))
-    values |= {
-        "MLFLOW_AUTH_CONFIG_PATH": settings,
-        "MLFLOW_BACKEND_STORE_URI": uri,
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven processes that nothing here needs
-    }
-    words = command(values)
-    os.execve(words[0], words, values)
+    os.environ["MLFLOW_AUTH_CONFIG_PATH"] = settings
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri
+    # Seven processes for what nothing here uses.
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    upgrade(uri)
+    words = command(os.environ)
+    os.execv(words[0], words)
 
 
 if __name__ == "__main__":
