@@ -52,10 +52,11 @@ authorization_function = mlflow.server.auth:authenticate_request_basic_auth
 
 def database_uri(values: Mapping[str, str]) -> str:
     """The address of the database. The driver is named: SQLAlchemy's default for it has changed."""
-    user, password = (quote(values[name], safe="") for name in REQUIRED[1:3])
+    user, password, database = (
+        quote(values[f"POSTGRES_{name}"], safe="") for name in ("USER", "PASSWORD", "DB")
+    )
     place = f"{values['POSTGRES_HOST']}:{values.get('POSTGRES_PORT') or 5432}"
     tls = values.get("POSTGRES_SSLMODE") or "prefer"
-    database = quote(values["POSTGRES_DB"], safe="")
     return f"postgresql+psycopg2://{user}:{password}@{place}/{database}?sslmode={tls}"
 
 
