@@ -6,10 +6,16 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup demo test lint bench clean
+# Where images go: make image IMAGE=registry.example.org/exemplar-python
+IMAGE ?= exemplar-python
+MLFLOW_IMAGE ?= exemplar-mlflow
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' src/exemplar/__init__.py)
+DOCKER ?= docker
+
+.PHONY: help setup demo test lint bench clean image image-cuda image-demo image-mlflow image-check services-check
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # PyTorch first, by pip: where a CPU build is configured pip finds it, and uv then leaves it alone.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -35,6 +41,25 @@ lint: setup ## Check style, types and structure
 
 bench: setup ## Run the benchmarks behind docs/results.md
 	@for script in benchmarks/*.py; do echo "== $$script"; python $$script || exit 1; done
+
+image: ## Build the image of steps and server, for CPUs
+	$(DOCKER) build --file infra/Dockerfile --target cpu --tag $(IMAGE):$(VERSION) .
+
+image-cuda: ## The same for NVIDIA GPUs
+	$(DOCKER) build --file infra/Dockerfile --target cuda --tag $(IMAGE):$(VERSION)-cuda .
+
+image-demo: ## The same for CPUs, with the demo's two models
+	$(DOCKER) build --file infra/Dockerfile --target demo --tag $(IMAGE):$(VERSION)-demo .
+
+image-mlflow: ## Build the image of the tracking server
+	$(DOCKER) build --file mlflow/Dockerfile --tag $(MLFLOW_IMAGE):$(VERSION) .
+
+# CHECK="--pipeline FILE" also starts every executor of a compiled pipeline; the options: --help.
+image-check: setup ## Replay the image's installation and run an executor in it, without an engine
+	@python infra/checks/image.py --target demo $(CHECK)
+
+services-check: setup ## Run the tracking server on PostgreSQL and S3, without containers
+	@python infra/checks/services.py
 
 clean: ## Remove what a run made (not the DVC cache)
 	rm -rf data rounds baselines costs metrics plots report.html

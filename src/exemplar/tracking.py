@@ -205,6 +205,8 @@ def _hush() -> None:
     """Switch off MLflow's telemetry, progress bars and migration messages, unless asked for."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for way in ("DOWNLOAD", "UPLOAD"):  # else clients are sent past the server to its store
+        os.environ.setdefault(f"MLFLOW_ENABLE_PROXY_MULTIPART_{way}", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # its default waits for minutes
     import mlflow  # noqa: F401  it sets its loggers up on import
 
