@@ -10,8 +10,9 @@ from exemplar import steps
 from exemplar.data.io import fingerprint, made_from, read_records
 from exemplar.errors import ModelError
 from exemplar.records import Candidates
-from exemplar.retrieval.dense import PoolIndex, dense_candidates
+from exemplar.retrieval.dense import dense_candidates
 from exemplar.retrieval.encoder import Encoder
+from exemplar.retrieval.pool_index import PoolIndex
 from exemplar.settings import Baseline
 
 
@@ -127,7 +128,7 @@ def test_the_kept_index_finds_the_demonstrations_that_were_evaluated(workspace):
         index, encoder = PoolIndex.load(folder / "index"), Encoder.load(folder / "retriever")
         shots = workspace.profile.search.num_shots
         found = dense_candidates(workspace.dataset.test, index, encoder, k=shots)
-        assert found == read_records(folder / "demonstrations.parquet", Candidates)
+        assert list(found) == read_records(folder / "demonstrations.parquet", Candidates)
         sealed = made_from(folder / "index/pool.parquet")
         assert sealed["data"] == workspace.dataset.fingerprint
         assert sealed["retriever"] == fingerprint(folder / "retriever")

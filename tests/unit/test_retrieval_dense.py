@@ -6,7 +6,8 @@ import pytest
 from exemplar.errors import DataError, TaskError
 from exemplar.records import Example
 from exemplar.retrieval.baselines import kmeans_candidates, random_candidates
-from exemplar.retrieval.dense import PoolIndex, dense_candidates
+from exemplar.retrieval.dense import dense_candidates
+from exemplar.retrieval.pool_index import PoolIndex
 from exemplar.seeding import derive_seed
 
 

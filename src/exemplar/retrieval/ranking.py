@@ -51,10 +51,16 @@ def best(
     if excluded:
         scores_P = scores_P.copy()
         scores_P[list(excluded)] = -np.inf
-    # All that reach the k-th best score stay in, so that ties are broken by order below.
-    threshold = np.partition(scores_P, len(scores_P) - num_found)[len(scores_P) - num_found]
-    eligible = np.flatnonzero(scores_P >= threshold)
-    places = eligible[np.argsort(-scores_P[eligible], kind="stable")][:num_found]
+    # As many blocks as results: their highest scores are that many, so the lowest of them bounds
+    # the last result from below. A partition takes long on the many zeros that BM25 gives.
+    width = len(scores_P) // num_found
+    blocks = scores_P[: width * num_found].reshape(num_found, width)
+    bound = blocks.max(axis=1).min()
+    above = np.flatnonzero(scores_P > bound)
+    places = above[np.argsort(-scores_P[above], kind="stable")][:num_found]
+    if len(places) < num_found:
+        equal = np.flatnonzero(scores_P == bound)[: num_found - len(places)]
+        places = np.concatenate([places, equal])
     return places, scores_P[places]
 
 
