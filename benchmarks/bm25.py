@@ -66,7 +66,7 @@ def compare(pool: Sequence[Example]) -> None:
         )
         print(
             f"{method:10s} {len(pool):,} examples, {len(queries)} queries: the same top {K} but "
-            f"for ties {sum(same) / len(same):.1%}; in the very same order {orders / len(queries):.1%}"
+            f"for ties {sum(same) / len(same):.1%}, in the same order {orders / len(queries):.1%}"
         )
 
 

@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -48,9 +49,16 @@ class StoredExamples(Sequence[Example]):
         return self._ends[-1] if self._ends else 0
 
     def __iter__(self) -> Iterator[Example]:
-        for start, stop in self._stretches:
-            for number, first, last in self._file.groups(start, stop):
-                yield from self._file.examples(number, first, last)
+        for number, rows in self._rows():
+            yield from self._file.examples(number, rows)
+
+    def _rows(self) -> Iterator[tuple[int, list[int]]]:
+        """Yield the row groups that the stretches run through, with the rows they take of each."""
+        pieces = (
+            piece for start, stop in self._stretches for piece in self._file.groups(start, stop)
+        )
+        for number, of_group in groupby(pieces, key=itemgetter(0)):
+            yield number, [row for _, first, last in of_group for row in range(first, last)]
 
     @overload
     def __getitem__(self, place: int) -> Example: ...
@@ -82,13 +90,12 @@ class StoredExamples(Sequence[Example]):
         """Return those examples whose ids are asked for, by id, in a single pass."""
         wanted = frozenset(ids)
         found = {}
-        for start, stop in self._stretches:
-            for number, first, last in self._file.groups(start, stop):
-                names = self._file.ids(number, first, last)
-                rows = [row for row, name in enumerate(names, first) if name in wanted]
-                if rows:
-                    for example in self._file.examples(number, first, last, rows):
-                        found[example.example_id] = example
+        for number, rows in self._rows():
+            names = self._file.ids(number)
+            chosen = [row for row in rows if names[row] in wanted]
+            if chosen:
+                for example in self._file.examples(number, chosen):
+                    found[example.example_id] = example
         return found
 
 
@@ -117,22 +124,21 @@ class _File:
                 return
             yield number, max(start - begin, 0), min(stop, end) - begin
 
-    def examples(
-        self, number: int, first: int, last: int, rows: Sequence[int] | None = None
-    ) -> list[Example]:
-        """Return examples of a row group: rows `first` to `last`, or `rows` alone."""
+    def examples(self, number: int, rows: list[int]) -> list[Example]:
+        """Return the examples at these rows of a row group."""
         table = self._read(number)
-        table = table.slice(first, last - first) if rows is None else table.take(list(rows))
+        if len(rows) < table.num_rows:
+            table = table.take(rows)
         return records_in(table, Example)
 
     def example(self, row: int) -> Example:
         number = bisect_right(self._starts, row) - 1
         return records_in(self._kept(number).slice(row - self._starts[number], 1), Example)[0]
 
-    def ids(self, number: int, first: int, last: int) -> list[str]:
+    def ids(self, number: int) -> list[str]:
         """Return the ids of a row group's rows."""
         column: list[str] = self._read(number, ("example_id",)).column(0).to_pylist()
-        return column[first:last]
+        return column
 
     @lru_cache(maxsize=1)  # noqa: B019 (lives as long as the file)
     def runs(self) -> list[tuple[str, int, int]]:

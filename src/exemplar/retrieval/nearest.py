@@ -37,10 +37,10 @@ def exact(
 ) -> Found:
     """Return inner products and numbers of the k nearest rows of each query, nearest first.
 
-    On the CPU by FAISS; on another device of PyTorch's by matrix products in float32.
+    On the CPU by FAISS; on another device by PyTorch.
     """
     if device != "cpu":
-        return _on_device(queries_QD, rows_ND, k, device)
+        return by_products(queries_QD, rows_ND, k, device)
     import faiss
 
     faiss.cvar.distance_compute_blas_threshold = _BLAS_FROM
@@ -48,17 +48,25 @@ def exact(
     return found
 
 
-def _on_device(
-    queries_QD: NDArray[np.float32], rows_ND: NDArray[np.float32], k: int, device: str
+def by_products(
+    queries_QD: NDArray[np.float32],
+    rows_ND: NDArray[np.float32],
+    k: int,
+    device: str,
+    *,
+    rows_at_once: int = _ROWS_AT_ONCE,
 ) -> Found:
-    """Search block by block, so that the rows need not fit beside the encoder."""
+    """Search as `exact` on a device of PyTorch's, by matrix products in float32.
+
+    The rows pass through it block by block, so that they need not fit beside the encoder.
+    """
     import torch
 
     queries = torch.from_numpy(queries_QD).to(device)
     values = torch.empty((len(queries), 0), device=device)
     numbers = torch.empty((len(queries), 0), dtype=torch.long, device=device)
-    for start in range(0, len(rows_ND), _ROWS_AT_ONCE):
-        block = torch.tensor(rows_ND[start : start + _ROWS_AT_ONCE], device=device)
+    for start in range(0, len(rows_ND), rows_at_once):
+        block = torch.tensor(rows_ND[start : start + rows_at_once], device=device)
         found, places = torch.topk(queries @ block.T, min(k, len(block)), dim=1)
         values = torch.cat([values, found], dim=1)
         numbers = torch.cat([numbers, places + start], dim=1)
