@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ def write_report(params: Params, layout: Layout) -> dict[str, Any]:
         name: dataset.read(path / "demonstrations.parquet", Candidates)
         for name, path in folders.items()
     }
-    shown = dataset.pool_examples(chain.from_iterable(demonstrations.values()))
+    shown = dataset.pool_examples(*demonstrations.values())
     page = build_report(
         ReportData(
             methods=list(folders),

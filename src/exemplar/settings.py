@@ -148,13 +148,14 @@ class Search(Section):
     """Demonstrations for test queries and candidates for the next round's training queries.
 
     Tasks of more than `approximate_above` pool examples are searched by an index that visits
-    `probes` of its cells; null: always exact.
+    `probes` of its cells; null: always exact. `dtype` auto: float32 on a CPU, bfloat16 on a GPU.
     """
 
     num_shots: Count = 8
     num_candidates: Count = 100
     scope: Scope = "task"
     max_length: Count = 256
+    dtype: Dtype = "auto"
     approximate_above: Count | None = 1_000_000
     probes: Count = 32
 

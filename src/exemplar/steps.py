@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -178,7 +177,7 @@ def kd_training(
     taught = [dataset.read(path, Rewards) for path in rewards]
     report = distill.train_retriever(
         settings.init,
-        dataset.pool_examples(chain.from_iterable(taught)),
+        dataset.pool_examples(*taught),
         taught,
         out,
         llm_scores=dataset.read(llm_scores, LlmScores),
@@ -209,7 +208,7 @@ def search(
     """
     from exemplar.retrieval.methods import Method, propose, recalls
 
-    dataset, settings, first = read_dataset(data), profile.search, profile.bm25_candidates
+    dataset, settings = read_dataset(data), profile.search
     sealed = {"data": dataset.fingerprint}
     if isinstance(method, Path):
         sealed["retriever"] = fingerprint(method)
@@ -221,11 +220,9 @@ def search(
         Method(
             name=method.method,
             encoder=method.encoder or profile.kd_training.init,
-            max_length=settings.max_length,
-            scope=settings.scope,
             seed=profile.seed,
-            bm25_options=first.model_dump(exclude={"num_candidates", "scope"}),
-            index_options=settings.model_dump(include={"approximate_above", "probes"}),
+            bm25_options=profile.bm25_candidates.model_dump(exclude={"num_candidates", "scope"}),
+            **settings.model_dump(exclude={"num_shots", "num_candidates"}),
         ),
         [(queries, k) for _, queries, k in requests],
         dataset.pool,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,11 @@ class Dataset:
         return {example.example_id: example for example in self.pool}
 
     def pool_examples(
-        self, records: Iterable[Candidates | LlmScores | Rewards]
+        self, *records: Iterable[Candidates | LlmScores | Rewards]
     ) -> dict[str, Example]:
         """Return the queries and candidates that records name, as far as the pool has them."""
-        names = {name for item in records for name in (item.query_id, *item.candidate_ids)}
-        return self.pool.select(names)
+        named = chain.from_iterable(records)
+        return self.pool.select({i for item in named for i in (item.query_id, *item.candidate_ids)})
 
     @cached_property
     def test_by_id(self) -> dict[str, Example]:

@@ -179,10 +179,7 @@ def open_writer(
 def write_records(
     path: Path, kind: type[Record], records: Iterable[Record], *, made_from: Mapping[str, str]
 ) -> int:
-    """Write records to a Parquet file, as they come, and return how many.
-
-    Raises what `open_writer` and `Writer.add` do.
-    """
+    """Write records to a Parquet file, as they come, and return how many (see `open_writer`)."""
     with open_writer(path, kind, made_from=made_from) as writer:
         for record in records:
             writer.add(record)

@@ -18,8 +18,8 @@ Name = Literal["zero_shot", "random", "kmeans", "bm25", "dense"]
 class Method:
     """One way to propose pool examples; `dense` and `kmeans` need an encoder.
 
-    `bm25_options` are those of `bm25_candidates` (engine, method, k1, b), `index_options` those of
-    `PoolIndex.build` (approximate_above, probes).
+    `approximate_above` and `probes` are those of `PoolIndex.build`, `bm25_options` those of
+    `bm25_candidates` (engine, method, k1, b).
     """
 
     name: Name
@@ -27,8 +27,10 @@ class Method:
     max_length: int = 256
     scope: Literal["task", "pool"] = "task"
     seed: int = 0
+    dtype: str = "auto"
+    approximate_above: int | None = None
+    probes: int = 32
     bm25_options: Mapping[str, Any] = field(default_factory=dict)
-    index_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def propose(
@@ -70,7 +72,7 @@ def propose(
     from exemplar.retrieval.pool_index import PoolIndex
 
     assert method.encoder is not None, f"{method.name} needs an encoder"
-    encoder = Encoder.load(method.encoder, max_length=method.max_length)
+    encoder = Encoder.load(method.encoder, max_length=method.max_length, dtype=method.dtype)
     if method.name == "kmeans":
         return [
             baselines.kmeans_candidates(
@@ -81,8 +83,9 @@ def propose(
     index = PoolIndex.build(
         pool,
         encoder,
+        approximate_above=method.approximate_above,
+        probes=method.probes,
         progress=progress and f"{progress}: pool",
-        **method.index_options,
     )
     if index_folder is not None:
         index.save(index_folder, made_from=made_from)
