@@ -67,6 +67,7 @@ class Retriever:
     def __init__(self, encoder: Encoder, index: PoolIndex):
         self._encoder = encoder
         self._index = index
+        self._members = index.members  # read now, so that the first query is as quick as others
         self._sizes = index.sizes
 
     @classmethod
@@ -141,7 +142,7 @@ class Retriever:
                 embeddings_ND[members],
                 k=k,
                 task=task,
-                excluded=[self._index.members.excluded(query) for query in unseen],
+                excluded=[self._members.excluded(query) for query in unseen],
             )
             for row, row_hits in zip(members, hits, strict=True):
                 found[row] = tuple(Demonstration(hit.example, hit.similarity) for hit in row_hits)
