@@ -57,6 +57,16 @@ def test_a_task_s_examples_are_found_wherever_they_lie(path: Path) -> None:
     assert list(grouped.by_task()["b"]) == list(tasks["b"])
 
 
+def test_tasks_that_alternate_within_a_row_group_are_told_apart(tmp_path: Path) -> None:
+    """Embeddings in one order and examples in another answer with the wrong examples."""
+    few = EXAMPLES[:100]
+    write_records(tmp_path / "pool.parquet", Example, few, made_from={})
+    grouped = StoredExamples(tmp_path / "pool.parquet").grouped()
+    expected = sorted(few, key=lambda example: example.task)
+    assert list(grouped) == expected
+    assert [grouped[at] for at in range(100)] == expected
+
+
 def test_select_gives_the_examples_that_are_there(path: Path) -> None:
     """Training looks up its queries and candidates by id, among millions."""
     names = ["e8999", "e0", "e4096", "e4095", "elsewhere"]
