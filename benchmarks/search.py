@@ -52,14 +52,23 @@ def texts_of(folder: Path | None, size: int) -> tuple[list[str], list[str]]:
     return list(pool), [example.query for example in drawn(splits.test, 500)]
 
 
-def seconds(work: Callable[[], object], repeats: int) -> float:
-    """Return the least seconds of several runs."""
-    taken = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - start)
-    return min(taken)
+def timed(runs: dict[str, Callable[[], Any]], repeats: int) -> tuple[dict[str, float], list[Any]]:
+    """Return the least seconds of several turns of each run, and what each returned."""
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    results = {}
+    for _ in range(repeats):  # in turns, so that a slow moment of the machine hits all
+        for name, work in runs.items():
+            start = time.perf_counter()
+            results[name] = work()
+            taken[name].append(time.perf_counter() - start)
+    return {name: min(spent) for name, spent in taken.items()}, list(results.values())
+
+
+def table(rates: dict[str, float], unit: str) -> None:
+    """Print rates, and their ratios to the first."""
+    first = next(iter(rates.values()))
+    for name, rate in rates.items():
+        print(f"  {name:24s} {rate:8.0f} {unit}/s  x{rate / first:.2f}", flush=True)
 
 
 def encoding(ref: str, folder: Path | None, size: int, repeats: int) -> None:
@@ -70,19 +79,18 @@ def encoding(ref: str, folder: Path | None, size: int, repeats: int) -> None:
     encoders = {dtype: Encoder.load(ref, dtype=dtype) for dtype in ("float32", "bfloat16")}
     theirs = SentenceTransformer(resolve(ref))
     print(f"{len(texts):,} different texts of {np.mean([len(t.split()) for t in texts]):.0f} words")
-    runs: dict[str, Callable[[], object]] = {
+    runs: dict[str, Callable[[], Any]] = {
         "sentence-transformers": lambda: theirs.encode(texts),
         **{f"Encoder, {name}": (lambda e=e: e.encode(texts)) for name, e in encoders.items()},
     }
-    for work in runs.values():  # warm up
-        work()
-    rates = {name: len(texts) / seconds(work, repeats) for name, work in runs.items()}
-    for name, rate in rates.items():
-        ratio = rate / rates["sentence-transformers"]
-        print(f"  {name:24s} {rate:8.0f} texts/s  x{ratio:.2f}")
-    pools = {name: encoder.encode(texts) for name, encoder in encoders.items()}
+    theirs.encode(texts[:100])  # warm up
+    for encoder in encoders.values():
+        encoder.encode(texts[:100])
+    taken, (reference, *found) = timed(runs, repeats)
+    table({name: len(texts) / spent for name, spent in taken.items()}, "texts")
+    pools = dict(zip(encoders, found, strict=True))
     asked = {name: encoder.encode(queries) for name, encoder in encoders.items()}
-    differs = np.abs(pools["float32"] - np.asarray(theirs.encode(texts))).max()
+    differs = np.abs(pools["float32"] - reference).max()
     print(f"  largest difference from sentence-transformers in float32: {differs:.1e}")
     tops = {
         name: nearest.exact(asked[name], pools[name], min(10, len(texts)))[1] for name in encoders
@@ -123,7 +131,7 @@ def searching(rows: int, repeats: int, probes: int) -> None:
     index = nearest.Approximate.build(rows_ND, probes=probes)
     build_s = time.perf_counter() - start
     tensors = torch.from_numpy(queries_QD), torch.from_numpy(rows_ND)
-    runs: dict[str, Callable[[], object]] = {
+    runs: dict[str, Callable[[], Any]] = {
         "util.semantic_search": lambda: util.semantic_search(*tensors, top_k=K),
         "exact": lambda: nearest.ranked(*nearest.exact(queries_QD, rows_ND, K), [()] * NUM_QUERIES),
         "approximate": lambda: nearest.ranked(
@@ -131,10 +139,8 @@ def searching(rows: int, repeats: int, probes: int) -> None:
         ),
     }
     print(f"{rows:,} rows of {DIMENSION} dimensions, {NUM_QUERIES} queries, top {K}")
-    rates = {name: NUM_QUERIES / seconds(work, repeats) for name, work in runs.items()}
-    for name, rate in rates.items():
-        ratio = rate / rates["util.semantic_search"]
-        print(f"  {name:24s} {rate:8.0f} queries/s  x{ratio:.2f}")
+    taken, _ = timed(runs, repeats)
+    table({name: NUM_QUERIES / spent for name, spent in taken.items()}, "queries")
     share = recall(index, queries_QD, rows_ND, K)
     print(f"  approximate: built in {build_s:.0f} s, {probes} probes, recall at {K} {share:.3f}")
 
