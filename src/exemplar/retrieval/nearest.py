@@ -27,6 +27,7 @@ _BLAS_FROM = 20  # queries; FAISS's own default leaves matrix products unused, 8
 # Approximate search: cells of the inverted file for N rows, and rows fetched for each result
 # before they are ranked by their true inner products.
 _CELLS_PER_ROOT = 4
+_FEWEST_A_CELL = 39  # rows, as FAISS asks for
 _TRAINED_ON = 64  # rows a cell
 _FETCHED = 4
 _ROWS_ADDED = 1 << 16
@@ -93,7 +94,8 @@ class Approximate:
         import faiss
         import numpy as np
 
-        cells = max(1, int(_CELLS_PER_ROOT * len(rows_ND) ** 0.5))
+        most = len(rows_ND) // _FEWEST_A_CELL
+        cells = max(1, min(int(_CELLS_PER_ROOT * len(rows_ND) ** 0.5), most))
         index: Any = faiss.index_factory(
             rows_ND.shape[1], f"IVF{cells},SQ8", faiss.METRIC_INNER_PRODUCT
         )
