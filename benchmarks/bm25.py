@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from exemplar.data import sources
-from exemplar.records import Example
+from exemplar.records import Candidates, Example
 from exemplar.retrieval.bm25 import METHODS, bm25_candidates, words
 from exemplar.seeding import rng
 from exemplar.tasks.spec import load_catalog, select
@@ -70,7 +70,7 @@ def compare(pool: Sequence[Example]) -> None:
         )
 
 
-def agree(ours, theirs, method: str) -> bool:  # type: ignore[no-untyped-def]
+def agree(ours: Candidates, theirs: Candidates, method: str) -> bool:
     """Whether two candidate lists differ by examples of equal score alone."""
     scale = 2.5 if method == "robertson" else 1.0  # rank-bm25 multiplies by k1 + 1
     score = dict(zip(theirs.candidate_ids, theirs.similarities, strict=True))

@@ -54,7 +54,7 @@ def dense_candidates(
                 for row, (places, similarities) in zip(members, hits, strict=True):
                     found.put(row, index.members.names, places, similarities)
                 bar.update(len(members))
-            if task in index.approximated or (task is None and index.approximated):
+            if index.approximated and task in (None, *index.approximated):
                 sample = of_task[:: max(1, len(of_task) // _RECALL_QUERIES)][:_RECALL_QUERIES]
                 excluded = [index.members.excluded(queries[row]) for row in sample]
                 found.recall[task or "all tasks"] = _recall(

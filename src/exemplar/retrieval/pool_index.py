@@ -58,6 +58,7 @@ class PoolIndex:
                 f"a pool index needs one embedding an example and at least one example, got "
                 f"{len(pool)} examples and {len(embeddings_PD)} embeddings."
             )
+        assert list(_grouped(pool)) == list(pool), "the pool is not grouped by task"
         index, matrix_PD = _flat(*embeddings_PD.shape)
         matrix_PD[:] = embeddings_PD
         self._set(pool, index)
