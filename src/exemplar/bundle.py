@@ -14,9 +14,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from exemplar.data.io import read_records
+from exemplar.data.stored import StoredExamples
 from exemplar.errors import ModelError
-from exemplar.records import Example
 
 DEFAULT_K = 4
 """Demonstrations of a query that asks for no number."""
@@ -42,7 +41,7 @@ def write_bundle(
     `pool` is a folder that `PoolIndex.save` wrote with this retriever, or a Parquet file of
     examples: those are embedded now. `evaluation` gives files by the name they get there.
     """
-    from exemplar.retrieval.dense import PoolIndex
+    from exemplar.retrieval.pool_index import PoolIndex
 
     shutil.copytree(retriever, folder / "encoder")
     if pool.is_dir():
@@ -51,7 +50,7 @@ def write_bundle(
         from exemplar.retrieval.encoder import Encoder
 
         encoder = Encoder.load(retriever)
-        index = PoolIndex.build(read_records(pool, Example), encoder, progress=progress)
+        index = PoolIndex.build(StoredExamples(pool), encoder, progress=progress)
         index.save(folder / "index")
     (folder / "evaluation").mkdir()
     for name, path in (evaluation or {}).items():

@@ -21,6 +21,11 @@ def write_report(params: Params, layout: Layout) -> dict[str, Any]:
     folders |= {name: layout.round(item.number) for name, item in params.rounds.items()}
     metrics = {name: read_json(path / "evaluation/metrics.json") for name, path in folders.items()}
     rounds = {name: layout.round(item.number) for name, item in params.rounds.items()}
+    demonstrations = {
+        name: dataset.read(path / "demonstrations.parquet", Candidates)
+        for name, path in folders.items()
+    }
+    shown = dataset.pool_examples(*demonstrations.values())
     page = build_report(
         ReportData(
             methods=list(folders),
@@ -37,12 +42,9 @@ def write_report(params: Params, layout: Layout) -> dict[str, Any]:
                 name: dataset.read(path / "evaluation/outcomes.parquet", Outcome)
                 for name, path in folders.items()
             },
-            demonstrations={
-                name: dataset.read(path / "demonstrations.parquet", Candidates)
-                for name, path in folders.items()
-            },
+            demonstrations=demonstrations,
             test=dataset.test,
-            pool=dataset.pool,
+            pool=list(shown.values()),
             histories={name: _histories(path) for name, path in rounds.items()},
             costs=[read_json(path) for path in sorted(layout.cost("x").parent.rglob("*.json"))],
             decisions={name: read_json(path / "promotion.json") for name, path in rounds.items()},

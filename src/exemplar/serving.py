@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 
 from exemplar import prompts
 from exemplar.bundle import DEFAULT_K
-from exemplar.data.io import read_records
+from exemplar.data.stored import StoredExamples
 from exemplar.errors import ConfigError, ModelError, TaskError
 from exemplar.records import Example
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from exemplar.retrieval.dense import PoolIndex
     from exemplar.retrieval.encoder import Encoder
+    from exemplar.retrieval.pool_index import PoolIndex
     from exemplar.tracking import Store
 
 
@@ -67,9 +67,8 @@ class Retriever:
     def __init__(self, encoder: Encoder, index: PoolIndex):
         self._encoder = encoder
         self._index = index
-        self._sizes: dict[str, int] = {}
-        for example in index.pool:
-            self._sizes[example.task] = self._sizes.get(example.task, 0) + 1
+        self._members = index.members  # read now, so that the first query is as quick as others
+        self._sizes = index.sizes
 
     @classmethod
     def load(
@@ -97,8 +96,8 @@ class Retriever:
         folder = Path(reference)
         if (folder / "MLmodel").is_file():
             folder = folder / "artifacts" / "bundle"
-        from exemplar.retrieval.dense import PoolIndex
         from exemplar.retrieval.encoder import Encoder
+        from exemplar.retrieval.pool_index import PoolIndex
 
         if (folder / "index").is_dir() and (folder / "encoder").is_dir():
             return cls(Encoder.load(folder / "encoder"), PoolIndex.load(folder / "index"))
@@ -108,8 +107,7 @@ class Retriever:
                 "use an encoder alone, give the pool to search too (a Parquet file of examples)."
             )
         encoder = Encoder.load(reference)
-        examples = read_records(pool, Example)
-        return cls(encoder, PoolIndex.build(examples, encoder, progress=progress))
+        return cls(encoder, PoolIndex.build(StoredExamples(pool), encoder, progress=progress))
 
     @property
     def tasks(self) -> list[str]:
@@ -144,7 +142,7 @@ class Retriever:
                 embeddings_ND[members],
                 k=k,
                 task=task,
-                excluded=[self._index.excluded(query) for query in unseen],
+                excluded=[self._members.excluded(query) for query in unseen],
             )
             for row, row_hits in zip(members, hits, strict=True):
                 found[row] = tuple(Demonstration(hit.example, hit.similarity) for hit in row_hits)

@@ -75,10 +75,15 @@ class DownloadData(Section):
 
 
 class Bm25Candidates(Section):
-    """Round 1's candidates (paper: the top 100 by BM25)."""
+    """Round 1's candidates (paper: the top 100 by BM25).
+
+    `engine` rank-bm25 is the slow reference; it has the methods robertson and bm25+ alone.
+    """
 
     num_candidates: Count = 100
     scope: Scope = "task"
+    engine: Literal["bm25s", "rank-bm25"] = "bm25s"
+    method: Literal["lucene", "robertson", "atire", "bm25l", "bm25+"] = "lucene"
     k1: Positive = 1.5
     b: Annotated[float, Field(ge=0, le=1)] = 0.75
 
@@ -140,12 +145,19 @@ class KdTraining(Training):
 
 
 class Search(Section):
-    """Demonstrations for test queries and candidates for the next round's training queries."""
+    """Demonstrations for test queries and candidates for the next round's training queries.
+
+    Tasks of more than `approximate_above` pool examples are searched by an index that visits
+    `probes` of its cells; null: always exact. `dtype` auto: float32 on a CPU, bfloat16 on a GPU.
+    """
 
     num_shots: Count = 8
     num_candidates: Count = 100
     scope: Scope = "task"
     max_length: Count = 256
+    dtype: Dtype = "auto"
+    approximate_above: Count | None = 1_000_000
+    probes: Count = 32
 
 
 class Evaluation(Section):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exemplar.config import Params, Profile
-from exemplar.data.dataset import read_dataset, write_dataset
+from exemplar.data.dataset import open_dataset, read_dataset
 from exemplar.data.io import atomic_folder, fingerprint, write_json, write_records, write_text
 from exemplar.layout import Layout
 from exemplar.lm import load as load_lm
@@ -38,23 +38,24 @@ def download_data(profile: Profile, *, data: Path) -> Figures:
     own_tasks = sources.own_tasks(source, path)
     catalog = spec.load_catalog(own_tasks)
     names = settings.tasks or sources.available(source, path, catalog)
-    splits = sources.load(
-        source,
-        path=path,
-        specs=[task.worded(settings.wording) for task in spec.select(catalog, names)],
-        seed=profile.seed,
-        **settings.model_dump(include={"max_pool", "max_train", "max_test"}),
-    )
-    manifest = {
-        "source": settings.source,
-        "tasks": list(names),
-        "settings": settings.model_dump(mode="json", exclude={"path"}),
-        "seed": profile.seed,
-        "counts": splits.counts,
-    }
-    pool, train, test, _ = splits
-    write_dataset(data, pool=pool, train=train, test=test, manifest=manifest, own_tasks=own_tasks)
-    return {"tasks": len(names), "pool": len(pool), "train": len(train), "test": len(test)}
+    with open_dataset(data, source=settings.source, own_tasks=own_tasks) as writer:
+        counts = sources.stream(
+            source,
+            writer.keep,
+            path=path,
+            specs=[task.worded(settings.wording) for task in spec.select(catalog, names)],
+            seed=profile.seed,
+            progress="reading",
+            **settings.model_dump(include={"max_pool", "max_train", "max_test"}),
+        )
+        writer.manifest = {
+            "source": settings.source,
+            "tasks": list(names),
+            "settings": settings.model_dump(mode="json", exclude={"path"}),
+            "seed": profile.seed,
+            "counts": counts,
+        }
+    return {"tasks": len(names), **sources.totals(counts)}
 
 
 def bm25_candidates(profile: Profile, *, data: Path, out: Path) -> Figures:
@@ -66,9 +67,7 @@ def bm25_candidates(profile: Profile, *, data: Path, out: Path) -> Figures:
         dataset.train,
         dataset.pool,
         k=settings.num_candidates,
-        scope=settings.scope,
-        k1=settings.k1,
-        b=settings.b,
+        **settings.model_dump(exclude={"num_candidates"}),
         progress="BM25",
     )
     write_records(out, Candidates, candidates, made_from={"data": dataset.fingerprint})
@@ -100,11 +99,12 @@ def llm_scoring(
     )
     sealed = dataset.made_from(candidates=candidates)
     told = f"{profile.lm!r} {settings!r} seed={profile.seed} round={number}"
-    cut = Cut(drawn, dataset.pool_by_id, size=settings.part_size)
+    examples = dataset.pool_examples(drawn)
+    cut = Cut(drawn, examples, size=settings.part_size)
     parts = Parts(_beside(out, "parts"), cut, sealed | {"settings": told})
     figures = parts.score(
         lambda: _load_lm(profile),
-        dataset.pool_by_id,
+        examples,
         classification_tasks=dataset.classification_tasks,
         shard=shard,
         progress=f"LM scoring, round {number}",
@@ -122,11 +122,12 @@ def reward_training(
     from exemplar.training import reward
 
     dataset, settings = read_dataset(data), profile.reward_training
+    scores = dataset.read(llm_scores, LlmScores)
     with atomic_folder(out) as folder:  # a model that may not teach is never put in place
         report = reward.train_reward_model(
             settings.init,
-            dataset.pool_by_id,
-            dataset.read(llm_scores, LlmScores),
+            dataset.pool_examples(scores),
+            scores,
             folder,
             seed=profile.seed,
             round=number,
@@ -146,10 +147,11 @@ def reward_scoring(
     from exemplar.training import reward
 
     dataset = read_dataset(data)
+    proposed = dataset.read(candidates, Candidates)
     rewards = reward.score_rewards(
         reward_model,
-        dataset.pool_by_id,
-        dataset.read(candidates, Candidates),
+        dataset.pool_examples(proposed),
+        proposed,
         batch_tokens=profile.reward_scoring.batch_tokens,
         dtype=profile.reward_training.dtype,
         progress="rewards",
@@ -172,10 +174,11 @@ def kd_training(
     from exemplar.training import distill
 
     dataset, settings = read_dataset(data), profile.kd_training
+    taught = [dataset.read(path, Rewards) for path in rewards]
     report = distill.train_retriever(
         settings.init,
-        dataset.pool_by_id,
-        [dataset.read(path, Rewards) for path in rewards],
+        dataset.pool_examples(*taught),
+        taught,
         out,
         llm_scores=dataset.read(llm_scores, LlmScores),
         classification_tasks=dataset.classification_tasks,
@@ -203,9 +206,9 @@ def search(
     With `next_candidates` the retriever also proposes the next round's candidates there; with
     `index` the embedded pool is kept there, for serving.
     """
-    from exemplar.retrieval.methods import Method, propose
+    from exemplar.retrieval.methods import Method, propose, recalls
 
-    dataset, settings, first = read_dataset(data), profile.search, profile.bm25_candidates
+    dataset, settings = read_dataset(data), profile.search
     sealed = {"data": dataset.fingerprint}
     if isinstance(method, Path):
         sealed["retriever"] = fingerprint(method)
@@ -217,11 +220,9 @@ def search(
         Method(
             name=method.method,
             encoder=method.encoder or profile.kd_training.init,
-            max_length=settings.max_length,
-            scope=settings.scope,
-            k1=first.k1,
-            b=first.b,
             seed=profile.seed,
+            bm25_options=profile.bm25_candidates.model_dump(exclude={"num_candidates", "scope"}),
+            **settings.model_dump(exclude={"num_shots", "num_candidates"}),
         ),
         [(queries, k) for _, queries, k in requests],
         dataset.pool,
@@ -231,7 +232,7 @@ def search(
     )
     for (path, _, _), candidates in zip(requests, found, strict=True):
         write_records(path, Candidates, candidates, made_from=sealed)
-    return {path.stem: len(queries) for path, queries, _ in requests}
+    return {path.stem: len(queries) for path, queries, _ in requests} | recalls(found)
 
 
 def evaluation(profile: Profile, *, data: Path, demonstrations: Path, out: Path) -> Figures:
@@ -239,10 +240,9 @@ def evaluation(profile: Profile, *, data: Path, demonstrations: Path, out: Path)
     from exemplar.evaluation import icl
 
     dataset, settings = read_dataset(data), profile.evaluation
-    chosen = {
-        item.query_id: [dataset.pool_by_id[name] for name in item.candidate_ids]
-        for item in dataset.read(demonstrations, Candidates)
-    }
+    proposed = dataset.read(demonstrations, Candidates)
+    examples = dataset.pool_examples(proposed)
+    chosen = {item.query_id: [examples[name] for name in item.candidate_ids] for item in proposed}
     specs, lm = dataset.specs, _load_lm(profile)
     outcomes = icl.predict(
         lm,
@@ -266,7 +266,7 @@ def evaluation(profile: Profile, *, data: Path, demonstrations: Path, out: Path)
         write_json(folder / "metrics.json", metrics)
         write_text(
             folder / "examples.md",
-            icl.examples_markdown(outcomes, dataset.test_by_id, dataset.pool_by_id),
+            icl.examples_markdown(outcomes, dataset.test_by_id, examples),
         )
     return {"dtype": lm.dtype, **lm.stats.figures(), "average": metrics["average"]["value"]}
 

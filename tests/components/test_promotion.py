@@ -14,7 +14,7 @@ from exemplar.data.io import fingerprint, made_from, read_records, write_records
 from exemplar.errors import DataError
 from exemplar.layout import Layout
 from exemplar.records import Outcome
-from exemplar.retrieval.dense import PoolIndex
+from exemplar.retrieval.pool_index import PoolIndex
 from exemplar.steps import download_data, promotion
 
 NAME = "tiny-retriever"

@@ -10,9 +10,12 @@ from exemplar import steps
 from exemplar.data.io import fingerprint, made_from, read_records
 from exemplar.errors import ModelError
 from exemplar.records import Candidates
-from exemplar.retrieval.dense import PoolIndex, dense_candidates
+from exemplar.retrieval.dense import dense_candidates
 from exemplar.retrieval.encoder import Encoder
+from exemplar.retrieval.pool_index import PoolIndex
 from exemplar.settings import Baseline
+
+TASKS = ("library_slips", "museum_marks", "inn_customs", "board_notes")
 
 
 def plain(example) -> str:
@@ -127,10 +130,32 @@ def test_the_kept_index_finds_the_demonstrations_that_were_evaluated(workspace):
         index, encoder = PoolIndex.load(folder / "index"), Encoder.load(folder / "retriever")
         shots = workspace.profile.search.num_shots
         found = dense_candidates(workspace.dataset.test, index, encoder, k=shots)
-        assert found == read_records(folder / "demonstrations.parquet", Candidates)
+        assert list(found) == read_records(folder / "demonstrations.parquet", Candidates)
         sealed = made_from(folder / "index/pool.parquet")
         assert sealed["data"] == workspace.dataset.fingerprint
         assert sealed["retriever"] == fingerprint(folder / "retriever")
+
+
+def test_an_approximate_search_reports_its_recall(workspace, tmp_path):
+    """Missed candidates show nowhere else; the figures land in the step's costs."""
+    changes = {"approximate_above": 20, "probes": 1000}
+    settings = workspace.profile.search.model_copy(update=changes)
+    figures = steps.search(
+        workspace.profile.model_copy(update={"search": settings}),
+        data=workspace.layout.data,
+        method=workspace.layout.round(1) / "retriever",
+        out=tmp_path / "demonstrations.parquet",
+        index=tmp_path / "index",
+    )
+    assert figures == {"demonstrations": 20, **{f"recall, {task}": 1.0 for task in TASKS}}
+    assert len(list((tmp_path / "index").glob("approximate-*.faiss"))) == len(TASKS)
+    path = workspace.layout.round(1) / "demonstrations.parquet"
+    for one, other in zip(
+        read_records(tmp_path / "demonstrations.parquet", Candidates),
+        read_records(path, Candidates),
+        strict=True,
+    ):
+        assert set(one.candidate_ids) == set(other.candidate_ids)
 
 
 def test_again_the_same_bytes(workspace, tmp_path):

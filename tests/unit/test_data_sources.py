@@ -6,7 +6,7 @@ import csv
 import gzip
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ import pytest
 
 from exemplar.data import sources
 from exemplar.data.checks import check_record
-from exemplar.data.sources import Splits
+from exemplar.data.splits import Material, Numbered, Splits, divide
 from exemplar.errors import DataError, TaskError
+from exemplar.records import Example
 from exemplar.tasks.spec import load_catalog, select
 
 Rows = Sequence[dict[str, Any]]
@@ -146,6 +147,26 @@ def test_the_pool_does_not_hang_on_how_many_test_queries_are_drawn(tmp_path: Pat
     save(tmp_path, "sst2", "test", film(10))  # all of them stand in the training rows
     assert load(tmp_path, max_test=2).pool == load(tmp_path).pool
     assert len(load(tmp_path).pool) == 10
+
+
+@pytest.mark.parametrize("max_train", [None, 5])
+def test_the_pool_goes_to_its_file_row_by_row(max_train: int | None) -> None:
+    """A pool of millions, gathered before it is written, does not fit into memory."""
+    (spec,) = select(load_catalog(), ["sst2"])
+    kept: dict[str, list[Example]] = {"pool": [], "train": [], "test": []}
+
+    def rows(count: int) -> Iterator[Numbered]:
+        for row in range(count):
+            assert len(kept["pool"]) == row, "a row was asked for before the last one was kept"
+            yield Numbered(row, Example(f"sst2/train/{row}", "sst2", f"film {row}", ("positive",)))
+
+    test = [Numbered(0, Example("sst2/test/0", "sst2", "another", ("negative",)))]
+    material = Material(spec, "sst2", rows(30), test, None, {})
+    counts = divide(
+        [material], lambda split, one: kept[split].append(one), seed=0, max_train=max_train
+    )
+    assert counts["sst2"]["train"] == len(kept["train"]) == (max_train or 30)
+    assert [example.query for example in kept["pool"]] == [f"film {row}" for row in range(30)]
 
 
 def test_held_out_tasks_are_in_the_pool_but_never_in_training(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def write(folder, pool=POOL):
 def test_what_was_written_comes_back(tmp_path):
     write(tmp_path / "data")
     dataset = read_dataset(tmp_path / "data")
-    assert (dataset.pool, dataset.train, dataset.test) == (POOL, POOL[:2], TEST)
+    assert (list(dataset.pool), dataset.train, dataset.test) == (POOL, POOL[:2], TEST)
     assert dataset.pool_by_id["p3"] == POOL[3]
     assert dataset.test_by_id["t1"] == TEST[1]
     assert dataset.tasks == ["snli"]  # those with test examples

@@ -6,9 +6,12 @@ import re
 
 import pytest
 
+from exemplar.data.io import write_records
+from exemplar.data.stored import StoredExamples
 from exemplar.errors import ConfigError, DataError, TaskError
 from exemplar.records import Example
 from exemplar.retrieval.bm25 import bm25_candidates
+from exemplar.tasks import sample
 
 WORDS = ["river", "stone", "Light", "cold", "the", "of", "a", "moon", "é1", "under_score", "rain"]
 
@@ -92,6 +95,52 @@ def test_a_pool_without_words_is_searched_too():
     pool = [Example("a", "t", "?", ("!",)), Example("b", "t", "%", ("!",))]
     (found,) = bm25_candidates([Example("n", "t", "word", ("yes",))], pool, k=1)
     assert found.candidate_ids == ("a",)
+
+
+@pytest.fixture(scope="module")
+def sample_pool() -> list[Example]:
+    """3,000 texts of the sample set as one task."""
+    texts = [*dict.fromkeys(e.text for seed in (0, 1) for e in sample.generate(seed)["pool"])]
+    return [Example(f"e{i}", "t", text, ("yes",)) for i, text in enumerate(texts[:3000])]
+
+
+@pytest.mark.parametrize(("method", "factor"), [("robertson", 2.5), ("bm25+", 1.0)])
+def test_both_engines_find_the_same_but_for_ties(sample_pool, method, factor):
+    """bm25s scores ahead of time, by sparse matrices; rank-bm25 writes the formula out."""
+    assert len(sample_pool) == 3000
+    queries = sample_pool[::100]
+    ours, theirs = (
+        bm25_candidates(queries, sample_pool, k=101, engine=engine, method=method)
+        for engine in ("bm25s", "rank-bm25")
+    )
+    for one, other in zip(ours, theirs, strict=True):
+        scores = dict(zip(other.candidate_ids, other.similarities, strict=True))
+        found = [factor * value for value in one.similarities]  # rank-bm25 multiplies by k1 + 1
+        assert found == pytest.approx(other.similarities, rel=1e-4, abs=1e-4)
+        for name, value in zip(one.candidate_ids[:100], found, strict=False):
+            tied_with_the_last = value == pytest.approx(found[100], rel=1e-4, abs=1e-4)
+            assert tied_with_the_last or scores[name] == pytest.approx(value, rel=1e-4, abs=1e-4)
+
+
+def test_a_stored_pool_gives_the_candidates_of_a_pool_in_memory(tmp_path):
+    """The step reads the pool from its file, task by task."""
+    pool = [
+        e
+        for pair in zip(corpus(1, 30, "first"), corpus(2, 30, "second"), strict=True)
+        for e in pair
+    ]
+    write_records(tmp_path / "pool.parquet", Example, pool, made_from={})
+    stored = StoredExamples(tmp_path / "pool.parquet")
+    for scope in ("task", "pool"):
+        found = bm25_candidates(pool[:9], stored, k=5, scope=scope)
+        assert list(found) == list(bm25_candidates(pool[:9], pool, k=5, scope=scope))
+
+
+def test_an_engine_without_the_method_is_refused():
+    """rank-bm25's nearest relative of Lucene's variant would give other candidates."""
+    pool = corpus(1, 5, "t")
+    with pytest.raises(ConfigError, match=r"'lucene' of engine 'rank-bm25'.*robertson, bm25\+"):
+        bm25_candidates(pool[:1], pool, k=3, engine="rank-bm25")
 
 
 def test_a_task_without_pool_and_a_query_without_candidate_are_named():

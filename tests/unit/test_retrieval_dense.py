@@ -5,8 +5,10 @@ import pytest
 
 from exemplar.errors import DataError, TaskError
 from exemplar.records import Example
+from exemplar.retrieval import nearest
 from exemplar.retrieval.baselines import kmeans_candidates, random_candidates
-from exemplar.retrieval.dense import PoolIndex, dense_candidates
+from exemplar.retrieval.dense import dense_candidates
+from exemplar.retrieval.pool_index import PoolIndex
 from exemplar.seeding import derive_seed
 
 
@@ -104,6 +106,80 @@ def test_a_saved_index_answers_as_before_and_refuses_another_s_pool(tmp_path):
     (tmp_path / "other" / "pool.parquet").replace(tmp_path / "index" / "pool.parquet")
     with pytest.raises(DataError, match="was made from another index"):
         PoolIndex.load(tmp_path / "index")
+
+
+def clustered(num_rows: int) -> np.ndarray:
+    draw = np.random.default_rng(0)
+    vectors = draw.normal(size=(num_rows, 4)) @ draw.normal(size=(4, 16))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_a_gpu_s_search_finds_what_faiss_finds():
+    """Blocks that are put together wrongly lose candidates, or give those of another block."""
+    rows, queries = clustered(500), clustered(510)[500:]
+    values, places = nearest.exact(queries, rows, 20)
+    assert np.array_equal(places, np.argsort(-queries @ rows.T, axis=1)[:, :20])
+    for rows_at_once in (7, 100, 1000):
+        found = nearest.by_products(queries, rows, 20, "cpu", rows_at_once=rows_at_once)
+        np.testing.assert_allclose(found[0], values, atol=1e-6)
+        assert np.array_equal(found[1], places)
+
+
+class RowEncoder:
+    """Gives the embedding whose number the text ends with."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def encode(self, texts, *, progress=None):
+        return self.rows[[int(text.split()[2]) for text in texts]]
+
+
+def numbered(count: int, task: str, start: int = 0) -> list[Example]:
+    return [
+        Example(f"{task}/{i}", task, f"{task} question {i}", ("yes",))
+        for i in range(start, start + count)
+    ]
+
+
+def test_an_approximate_search_says_what_it_misses_and_is_exact_in_the_rest(tmp_path):
+    """Candidates that are quietly missed would make a round worse for no visible reason."""
+    rows = clustered(1300)
+    pool = [*numbered(1000, "large"), *numbered(100, "small", 1000)]
+    queries = [*numbered(50, "large"), *numbered(50, "small", 1100)]
+    encoder, exact = RowEncoder(rows), PoolIndex.build(pool, RowEncoder(rows))
+    true = {c.query_id: c for c in dense_candidates(queries, exact, encoder, k=10)}
+    for probes, least in ((1, 0.05), (8, 0.6), (10_000, 1.0)):
+        index = PoolIndex.build(pool, encoder, approximate_above=500, probes=probes)
+        assert index.approximated == ("large",)
+        index.save(tmp_path / str(probes))
+        found = dense_candidates(queries, PoolIndex.load(tmp_path / str(probes)), encoder, k=10)
+        pairs = [(found[i], true[query.example_id]) for i, query in enumerate(queries)]
+        shares = [len({*a.candidate_ids} & {*b.candidate_ids}) / 10 for a, b in pairs[:50]]
+        assert found.recall == {"large": pytest.approx(sum(shares) / 50)}
+        assert least <= found.recall["large"] <= (0.9 if probes == 1 else 1.0)
+        assert all(a == b for a, b in pairs[50:])  # a small task is searched exactly
+        for given, right in pairs[:50]:
+            similarity = dict(zip(right.candidate_ids, right.similarities, strict=True))
+            for name, value in zip(given.candidate_ids, given.similarities, strict=True):
+                assert similarity.get(name, value) == pytest.approx(value, abs=2e-6)
+    whole = dense_candidates(queries, index, encoder, k=10, scope="pool")
+    for given, right in zip(
+        whole, dense_candidates(queries, exact, encoder, k=10, scope="pool"), strict=True
+    ):
+        assert given.candidate_ids == right.candidate_ids
+        assert given.similarities == pytest.approx(right.similarities, abs=2e-6)
+    assert whole.recall == {"all tasks": 1.0}
+
+
+def test_an_approximate_index_of_another_embedding_is_refused(tmp_path):
+    """Its cells would hold the numbers of other rows."""
+    for name, pool in (("one", numbered(600, "t")), ("two", numbered(600, "t", 600))):
+        index = PoolIndex.build(pool, RowEncoder(clustered(1200)), approximate_above=500)
+        index.save(tmp_path / name)
+    (tmp_path / "two/approximate-0.faiss").replace(tmp_path / "one/approximate-0.faiss")
+    with pytest.raises(DataError, match=r"made from another approximate-0\.faiss"):
+        PoolIndex.load(tmp_path / "one")
 
 
 def test_an_index_without_examples_is_refused():

@@ -2,43 +2,50 @@
 
 `manifest.json` holds the sha256 of each Parquet file, the source, its settings and the counts of
 every task. Reading compares the sha256s, so that steps never run on a folder whose files come from
-two different runs of download_data.
+two different runs of download_data. The pool, which may hold millions, stays in its file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from exemplar.data.io import (
     Record,
+    Writer,
     atomic_folder,
     fingerprint,
+    open_writer,
     read_json,
     read_records,
     write_json,
-    write_records,
 )
+from exemplar.data.stored import StoredExamples
 from exemplar.errors import DataError
-from exemplar.records import Example
+from exemplar.records import Candidates, Example, LlmScores, Rewards
 from exemplar.tasks.spec import TaskSpec, load_catalog, select
 
 OWN_TASKS = "tasks.yaml"
 """File with the entries of one's own tasks, in a local source and in a data folder."""
 
-_SPLITS = ("pool", "train", "test")
+SPLITS = ("pool", "train", "test")
+
+Keep = Callable[[str, Example], None]
+"""Takes an example of the split "pool", "train" or "test"."""
 
 
 @dataclass(frozen=True)
 class Dataset:
     """All examples of a data folder. `train` is a part of `pool`; `test` stands apart."""
 
-    pool: list[Example]
+    pool: StoredExamples
     train: list[Example]
     test: list[Example]
     manifest: Mapping[str, Any]
@@ -46,8 +53,15 @@ class Dataset:
 
     @cached_property
     def pool_by_id(self) -> dict[str, Example]:
-        """Pool examples, train queries among them, by id."""
+        """The whole pool in memory, by id; where ids are known beforehand, see `pool_examples`."""
         return {example.example_id: example for example in self.pool}
+
+    def pool_examples(
+        self, *records: Iterable[Candidates | LlmScores | Rewards]
+    ) -> dict[str, Example]:
+        """Return the queries and candidates that records name, as far as the pool has them."""
+        named = chain.from_iterable(records)
+        return self.pool.select({i for item in named for i in (item.query_id, *item.candidate_ids)})
 
     @cached_property
     def test_by_id(self) -> dict[str, Example]:
@@ -90,28 +104,57 @@ class Dataset:
         return _seal(self.manifest["sha256"])
 
 
-def write_dataset(
-    folder: Path,
-    *,
-    pool: Sequence[Example],
-    train: Sequence[Example],
-    test: Sequence[Example],
-    manifest: Mapping[str, Any],
-    own_tasks: Path | None = None,
-) -> None:
-    """Write the three Parquet files and their manifest as one folder, whole or not at all.
+class DatasetWriter:
+    """Takes the examples of a data folder as they come, and its manifest at the end."""
 
-    `own_tasks`: a file with the entries of tasks that are not built in; a copy goes along.
+    def __init__(self, writers: Mapping[str, Writer[Example]]) -> None:
+        self._writers = writers
+        self.manifest: Mapping[str, Any] = {}
+
+    def keep(self, split: str, example: Example) -> None:
+        """Take an example of the split "pool", "train" or "test"."""
+        self._writers[split].add(example)
+
+
+@contextmanager
+def open_dataset(
+    folder: Path, *, source: str, own_tasks: Path | None = None
+) -> Iterator[DatasetWriter]:
+    """Yield a writer; the three Parquet files and the manifest appear as one folder, or not at all.
+
+    `own_tasks`: a file with the entries of tasks that are not built in; a copy goes along. The
+    writer's `manifest` has to be set before the block ends.
     """
     with atomic_folder(folder) as temporary:
         if own_tasks:
             shutil.copyfile(own_tasks, temporary / OWN_TASKS)
-        digests = {}
-        for name, examples in zip(_SPLITS, (pool, train, test), strict=True):
-            path = temporary / f"{name}.parquet"
-            write_records(path, Example, examples, made_from={"source": str(manifest["source"])})
-            digests[name] = fingerprint(path)
-        write_json(temporary / "manifest.json", {**manifest, "sha256": digests})
+        paths = {name: temporary / f"{name}.parquet" for name in SPLITS}
+        with ExitStack() as stack:
+            opened = {
+                name: stack.enter_context(open_writer(path, Example, made_from={"source": source}))
+                for name, path in paths.items()
+            }
+            writer = DatasetWriter(opened)
+            yield writer
+        digests = {name: fingerprint(path) for name, path in paths.items()}
+        write_json(temporary / "manifest.json", {**writer.manifest, "sha256": digests})
+
+
+def write_dataset(
+    folder: Path,
+    *,
+    pool: Iterable[Example],
+    train: Iterable[Example],
+    test: Iterable[Example],
+    manifest: Mapping[str, Any],
+    own_tasks: Path | None = None,
+) -> None:
+    """Write examples that are at hand as a data folder; see `open_dataset`."""
+    with open_dataset(folder, source=str(manifest["source"]), own_tasks=own_tasks) as writer:
+        writer.manifest = manifest
+        for name, examples in zip(SPLITS, (pool, train, test), strict=True):
+            for example in examples:
+                writer.keep(name, example)
 
 
 def read_dataset(folder: Path) -> Dataset:
@@ -122,8 +165,7 @@ def read_dataset(folder: Path) -> Dataset:
             f"{folder / 'manifest.json'}: expected the manifest of download_data with sha256, "
             "tasks and source. Remake it with `dvc repro download_data`."
         )
-    splits = {}
-    for name in _SPLITS:
+    for name in SPLITS:
         path = folder / f"{name}.parquet"
         found, sealed = fingerprint(path), manifest["sha256"].get(name)
         if found != sealed:
@@ -132,13 +174,16 @@ def read_dataset(folder: Path) -> Dataset:
                 f"{found[:12]}, expected {str(sealed)[:12]}). Remake both with "
                 "`dvc repro download_data`."
             )
-        splits[name] = read_records(path, Example)
     own_tasks = folder / OWN_TASKS
     return Dataset(
-        **splits, manifest=manifest, own_tasks=own_tasks if own_tasks.is_file() else None
+        pool=StoredExamples(folder / "pool.parquet"),
+        train=read_records(folder / "train.parquet", Example),
+        test=read_records(folder / "test.parquet", Example),
+        manifest=manifest,
+        own_tasks=own_tasks if own_tasks.is_file() else None,
     )
 
 
 def _seal(digests: Mapping[str, str]) -> str:
-    text = "\n".join(f"{name} {digests[name]}" for name in _SPLITS)
+    text = "\n".join(f"{name} {digests[name]}" for name in SPLITS)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -15,12 +15,12 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
-from itertools import islice
 from pathlib import Path
 from sys import intern
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from exemplar.data.checks import check_record
+from exemplar.data.digests import DigestSet
 from exemplar.errors import DataError
 from exemplar.records import Candidates, Example, LlmScores, Outcome, Rewards
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 Record = TypeVar("Record", Example, Candidates, LlmScores, Rewards, Outcome)
 
 SCHEMA_VERSION = "1"
-_CHUNK_BYTES = 1 << 20
 _ROW_GROUP = 4096  # records held as rows at once, in reading and writing
 _KEYS = {
     Example: "example_id",
@@ -44,8 +43,8 @@ _KEYS = {
 
 def fingerprint(path: Path) -> str:
     """Return the sha256 of a file, or of a folder's relative names and contents."""
-    digest = hashlib.sha256()
     if path.is_dir():
+        digest = hashlib.sha256()
         for child in sorted(p for p in path.rglob("*") if p.is_file()):
             digest.update(f"{child.relative_to(path).as_posix()}\0".encode())
             digest.update(fingerprint(child).encode())
@@ -53,9 +52,7 @@ def fingerprint(path: Path) -> str:
     if not path.is_file():
         raise DataError(f"{path} does not exist. Run the step that writes it (`dvc repro`).")
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
@@ -119,15 +116,49 @@ def arrow_schema(kind: type[Any]) -> pa.Schema:
     )
 
 
-def write_records(
-    path: Path, kind: type[Record], records: Iterable[Record], *, made_from: Mapping[str, str]
-) -> int:
-    """Write records to a Parquet file, as they come, and return how many.
+class Writer(Generic[Record]):
+    """Takes the records of one Parquet file as they come; see `open_writer`."""
 
-    `made_from` maps the names of the inputs to their fingerprints. Raises `DataError` on a record
-    that `check_record` refuses, on a repeated key and where there is no record at all.
+    def __init__(self, path: Path, kind: type[Record], parquet: pq.ParquetWriter) -> None:
+        self._path, self._parquet = path, parquet
+        self._kind: type[Record] = kind
+        self._seen = DigestSet()
+        self._rows: list[dict[str, Any]] = []
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def add(self, record: Record) -> None:
+        """Take a record. Raises `DataError` where `check_record` does, and on a repeated key."""
+        check_record(record)
+        key = _KEYS[self._kind]
+        if not self._seen.add(getattr(record, key)):
+            raise DataError(
+                f"{self._path}: {key} {getattr(record, key)!r} occurs twice; ids must be unique in "
+                "a file."
+            )
+        self._rows.append({field.name: getattr(record, field.name) for field in fields(self._kind)})
+        if len(self._rows) == _ROW_GROUP:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has come as a row group."""
+        import pyarrow as pa
+
+        if self._rows:
+            self._parquet.write_table(pa.Table.from_pylist(self._rows, schema=self._parquet.schema))
+            self._rows.clear()
+
+
+@contextmanager
+def open_writer(
+    path: Path, kind: type[Record], *, made_from: Mapping[str, str]
+) -> Iterator[Writer[Record]]:
+    """Yield a writer; the Parquet file is in place once the block has succeeded.
+
+    `made_from` maps the names of the inputs to their fingerprints. Raises `DataError` where no
+    record came.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     metadata = {
@@ -136,32 +167,23 @@ def write_records(
         "exemplar.made_from": json.dumps(dict(made_from), sort_keys=True),
     }
     schema = arrow_schema(kind).with_metadata(metadata)
-    checked = _distinct(path, kind, records)
-    count = 0
     with atomic_path(path) as temporary:
-        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            while rows := list(islice(checked, _ROW_GROUP)):
-                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-                count += len(rows)
-        if not count:
+        with pq.ParquetWriter(temporary, schema, compression="zstd") as parquet:
+            writer = Writer(path, kind, parquet)
+            yield writer
+            writer.flush()
+        if not len(writer):
             raise DataError(f"{path}: there is nothing to write, 0 {kind.__name__} records came.")
-    return count
 
 
-def _distinct(
-    path: Path, kind: type[Record], records: Iterable[Record]
-) -> Iterator[dict[str, Any]]:
-    """Yield records as rows, each checked, no key twice."""
-    key, seen = _KEYS[kind], set()
-    for record in records:
-        check_record(record)
-        identity = getattr(record, key)
-        if identity in seen:
-            raise DataError(
-                f"{path}: {key} {identity!r} occurs twice; ids must be unique in a file."
-            )
-        seen.add(identity)
-        yield {field.name: getattr(record, field.name) for field in fields(kind)}
+def write_records(
+    path: Path, kind: type[Record], records: Iterable[Record], *, made_from: Mapping[str, str]
+) -> int:
+    """Write records to a Parquet file, as they come, and return how many (see `open_writer`)."""
+    with open_writer(path, kind, made_from=made_from) as writer:
+        for record in records:
+            writer.add(record)
+    return len(writer)
 
 
 def read_records(
@@ -174,17 +196,24 @@ def read_records(
     """
     import pyarrow as pa
 
-    file, records = _open(path, kind, made_from), []
+    file, records = open_records(path, kind, made_from), []
     try:
         for batch in file.iter_batches(batch_size=_ROW_GROUP):
-            for row in batch.to_pylist():
-                record: Record = kind(**{name: _compact(value) for name, value in row.items()})
-                check_record(record)
-                records.append(record)
+            records += records_in(batch, kind)
     except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     finally:
         file.close()
+    return records
+
+
+def records_in(table: pa.Table | pa.RecordBatch, kind: type[Record]) -> list[Record]:
+    """Return the rows of a table as records, each checked."""
+    records = []
+    for row in table.to_pylist():
+        record: Record = kind(**{name: _compact(value) for name, value in row.items()})
+        check_record(record)
+        records.append(record)
     return records
 
 
@@ -206,17 +235,20 @@ def made_from(path: Path) -> dict[str, str]:
     try:
         metadata = pq.read_schema(path).metadata or {}
     except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     return dict(json.loads(metadata.get(b"exemplar.made_from", b"{}")))
 
 
-def _unreadable(path: Path, error: Exception) -> DataError:
+def unreadable(path: Path, error: Exception) -> DataError:
+    """Return the error for a file that is damaged."""
     return DataError(
         f"{path} is not a readable Parquet file ({error}). Delete it and run `dvc repro`."
     )
 
 
-def _open(path: Path, kind: type[Any], made_from: Mapping[str, str] | None) -> pq.ParquetFile:
+def open_records(
+    path: Path, kind: type[Any], made_from: Mapping[str, str] | None
+) -> pq.ParquetFile:
     """Open a file of records whose kind, columns and inputs are the expected ones."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -226,7 +258,7 @@ def _open(path: Path, kind: type[Any], made_from: Mapping[str, str] | None) -> p
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     schema = file.schema_arrow
     metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
     found = metadata.get("exemplar.kind"), metadata.get("exemplar.schema_version")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from exemplar.data import s3
-from exemplar.data.dataset import OWN_TASKS
+from exemplar.data.dataset import OWN_TASKS, SPLITS, Keep
 from exemplar.data.hub import Hub
 from exemplar.data.splits import Material, Numbered, Splits, divide
 from exemplar.data.tables import SUFFIXES, Row, find_table, read_rows
@@ -65,8 +65,16 @@ def available(source: Source, path: Path | None, catalog: Mapping[str, TaskSpec]
     return names
 
 
-def load(
+def load(source: Source, **settings: Any) -> Splits:
+    """Return what `stream` gives, in memory."""
+    splits = Splits([], [], [], {})
+    splits.counts.update(stream(source, splits.keep, **settings))
+    return splits
+
+
+def stream(
     source: Source,
+    keep: Keep,
     *,
     path: Path | None,
     specs: Sequence[TaskSpec],
@@ -75,12 +83,12 @@ def load(
     max_train: int | None = None,
     max_test: int | None = None,
     progress: str | None = None,
-) -> Splits:
-    """Return the tasks' pool, training queries and test queries, at most so many a task.
+) -> dict[str, dict[str, Any]]:
+    """Give `keep` the tasks' pool, training queries and test queries, at most so many a task.
 
-    How they are drawn, and what is left out, is told at `splits.divide`. Held-out tasks have no
-    training query. Raises `DataError` where a folder or file is missing or damaged, `TaskError`
-    where a row does not fit its task or a task ends up empty.
+    How they are drawn, and what is left out, is told at `splits.divide`; the counts of each task
+    are returned. Held-out tasks have no training query. Raises `DataError` where a folder or file
+    is missing or damaged, `TaskError` where a row does not fit its task or a task ends up empty.
     """
     if source == "sample":
         materials = _sample(specs, seed)
@@ -93,12 +101,18 @@ def load(
             material.counts["commit"] = hub.commit(material.spec)
     return divide(
         materials,
+        keep,
         seed=seed,
         max_pool=max_pool,
         max_train=max_train,
         max_test=max_test,
         progress=progress,
     )
+
+
+def totals(counts: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """Return how many examples each split has, over all tasks."""
+    return {split: sum(of_task[split] for of_task in counts.values()) for split in SPLITS}
 
 
 def _sample(specs: Sequence[TaskSpec], seed: int) -> list[Material]:

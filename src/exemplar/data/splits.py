@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +11,8 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from exemplar.data.dataset import SPLITS, Keep
+from exemplar.data.digests import DigestSet
 from exemplar.errors import TaskError
 from exemplar.records import Example
 from exemplar.retrieval.ranking import normalise
@@ -30,6 +31,10 @@ class Splits(NamedTuple):
     train: list[Example]
     test: list[Example]
     counts: dict[str, dict[str, Any]]
+
+    def keep(self, split: str, example: Example) -> None:
+        """Take an example of the split "pool", "train" or "test"."""
+        getattr(self, split).append(example)
 
 
 class Numbered(NamedTuple):
@@ -58,49 +63,76 @@ class Material:
 
 def divide(
     materials: Sequence[Material],
+    keep: Keep,
     *,
     seed: int,
     max_pool: int | None = None,
     max_train: int | None = None,
     max_test: int | None = None,
     progress: str | None = None,
-) -> Splits:
-    """Return pool, training queries and test queries of all tasks, at most so many a task.
+) -> dict[str, dict[str, Any]]:
+    """Give `keep` the pool, training queries and test queries of all tasks, at most so many a task.
 
     Draws depend on the seed, the task and the row alone; what is drawn keeps the file's order. In
     the pool, examples of a task with equal query and answer (normalised) are merged, and those
-    whose query is a test query of any task are left out. Raises `TaskError` where a task ends up
-    empty.
+    whose query is a test query of any task are left out. Only drawn examples are held in memory,
+    and a pool without `max_pool` is not drawn. Returns the counts of each task (see `Splits`).
+    Raises `TaskError` where a task ends up empty.
     """
-    test_queries = {normalise(one.example.query) for m in materials for one in m.test}
-    splits = Splits([], [], [], {})
-    for material in tqdm(materials, desc=progress, disable=progress is None, unit="task"):
+    test_queries = DigestSet()
+    for material in materials:
+        for one in material.test:
+            test_queries.add(normalise(one.example.query))
+    for material in materials:
         spec, rows, ids = material.spec, material.rows, material.train_ids
-        fresh = _fresh(material.pool, test_queries, material.counts)
-        pool = _draw(fresh, max_pool, seed, "pool", rows)
-        teachers = [one for one in pool if ids is None or one.example.example_id in ids]
-        train = _draw(teachers, max_train, seed, "train", rows)
-        test = _draw(material.test, max_test, seed, "test", rows and spec.name)
-        kept = {"pool": pool, "train": train, "test": test}
-        material.counts |= {name: len(numbered) for name, numbered in kept.items()}
-        if spec.kind == "classification":
+        labelled = spec.kind == "classification"
+        counted = {split: _Counted(keep, split, labelled=labelled) for split in SPLITS}
+        described = progress and f"{progress}: {spec.name}"
+        bar = tqdm(material.pool, desc=described, disable=progress is None, unit=" rows")
+        pool = _draw(_fresh(bar, test_queries, material.counts), max_pool, seed, "pool", rows)
+        through = counted["pool"].passing(pool)
+        teachers = (one for one in through if ids is None or one.example.example_id in ids)
+        for one in _draw(teachers, max_train, seed, "train", rows):
+            counted["train"](one)
+        for _ in through:
+            pass  # what lies behind the last training query
+        for one in _draw(material.test, max_test, seed, "test", rows and spec.name):
+            counted["test"](one)
+        material.counts |= {split: counter.count for split, counter in counted.items()}
+        if labelled:
             material.counts["answers"] = {
-                name: dict(Counter(one.example.answer for one in numbered).most_common())
-                for name, numbered in kept.items()
+                split: dict(counter.answers.most_common()) for split, counter in counted.items()
             }
         _refuse_empty(material)
-        splits.counts[spec.name] = material.counts
-        for split, numbered in zip(splits[:3], kept.values(), strict=True):
-            split.extend(one.example for one in numbered)
-    return splits
+    return {material.spec.name: material.counts for material in materials}
+
+
+class _Counted:
+    """Hands the examples of a split on, and counts them."""
+
+    def __init__(self, keep: Keep, split: str, *, labelled: bool) -> None:
+        self._keep, self._split, self._labelled = keep, split, labelled
+        self.count = 0
+        self.answers: Counter[str] = Counter()
+
+    def __call__(self, one: Numbered) -> None:
+        self._keep(self._split, one.example)
+        self.count += 1
+        if self._labelled:
+            self.answers[one.example.answer] += 1
+
+    def passing(self, numbered: Iterable[Numbered]) -> Iterator[Numbered]:
+        for one in numbered:
+            self(one)
+            yield one
 
 
 def _draw(
     numbered: Iterable[Numbered], limit: int | None, seed: int, split: str, rows: str | None
-) -> list[Numbered]:
+) -> Iterable[Numbered]:
     """Return `limit` of a stream in its order: those of the smallest seeds, in a single pass."""
     if limit is None or rows is None:
-        return list(islice(numbered, limit))
+        return islice(numbered, limit)
     drawn = heapq.nsmallest(
         limit, numbered, key=lambda one: derive_seed(seed, "sources", split, rows, one.row)
     )
@@ -108,22 +140,19 @@ def _draw(
 
 
 def _fresh(
-    pool: Iterable[Numbered], test_queries: set[str], counts: dict[str, Any]
+    pool: Iterable[Numbered], test_queries: DigestSet, counts: dict[str, Any]
 ) -> Iterator[Numbered]:
     """Yield the examples that are neither met before nor asked in the test."""
     counts |= {"duplicates_merged": 0, "dropped_in_test": 0}
-    seen: set[bytes] = set()
+    seen = DigestSet()
     for one in pool:
         query = normalise(one.example.query)
-        text = f"{query}\n{normalise(one.example.answer)}"
-        digest = hashlib.sha256(text.encode()).digest()[:16]  # millions of rows: keep no texts
         if query in test_queries:
             counts["dropped_in_test"] += 1
-        elif digest in seen:
-            counts["duplicates_merged"] += 1
-        else:
-            seen.add(digest)
+        elif seen.add(f"{query}\n{normalise(one.example.answer)}"):
             yield one
+        else:
+            counts["duplicates_merged"] += 1
 
 
 def _refuse_empty(material: Material) -> None:

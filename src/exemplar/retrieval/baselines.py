@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from exemplar.records import Candidates, Example
-from exemplar.retrieval.ranking import by_task, excluder, require_candidates, require_pool
+from exemplar.retrieval.members import Members
+from exemplar.retrieval.ranking import by_task, require_candidates, require_pool
 from exemplar.seeding import derive_seed, rng
 
 if TYPE_CHECKING:
-    from exemplar.retrieval.dense import TextEncoder
+    from exemplar.retrieval.pool_index import TextEncoder
 
 _NUM_RESTARTS = 4
 _MOST_CLUSTERED = 50_000
@@ -28,15 +29,17 @@ def random_candidates(
     errors are those of `bm25_candidates`.
     """
     pools = by_task(pool)
-    excluders = {task: excluder(examples) for task, examples in pools.items()}
+    members: dict[str, Members] = {}
     results = []
     for query in queries:
         require_pool(query.task, pools)
-        candidates = pools[query.task]
-        excluded = excluders[query.task](query)
+        if query.task not in members:
+            members[query.task] = Members(pools[query.task])
+        candidates = members[query.task]
+        excluded = candidates.excluded(query)
         num_drawn = min(k + len(excluded), len(candidates))
         drawn = rng(seed, "random", query.example_id).sample(range(len(candidates)), num_drawn)
-        kept = [candidates[at].example_id for at in drawn if at not in excluded][:k]
+        kept = [candidates.names[at] for at in drawn if at not in excluded][:k]
         require_candidates(query, len(kept))
         results.append(Candidates(query.example_id, tuple(kept), (0.0,) * len(kept)))
     return results
@@ -62,11 +65,11 @@ def kmeans_candidates(
         require_pool(task, pools)
         description = progress and f"{progress}: {task}"
         chosen[task] = _central(pools[task], encoder, k, seed, description)
+    shown = {task: Members(example for example, _ in found) for task, found in chosen.items()}
     results = []
     for query in queries:
-        members = chosen[query.task]
-        excluded = excluder([example for example, _ in members])(query)
-        kept = [member for at, member in enumerate(members) if at not in excluded]
+        excluded = shown[query.task].excluded(query)
+        kept = [member for at, member in enumerate(chosen[query.task]) if at not in excluded]
         require_candidates(query, len(kept))
         results.append(
             Candidates(
@@ -87,7 +90,12 @@ def _central(
 
     task = examples[0].task
     if len(examples) > _MOST_CLUSTERED:  # more change the centres little and cost hours
-        examples = rng(seed, "kmeans_sample", task).sample(list(examples), _MOST_CLUSTERED)
+        places = rng(seed, "kmeans_sample", task).sample(range(len(examples)), _MOST_CLUSTERED)
+        wanted = set(places)
+        drawn = {at: example for at, example in enumerate(examples) if at in wanted}
+        examples = [drawn[at] for at in places]
+    else:
+        examples = list(examples)
     embeddings_PD = encoder.encode([example.text for example in examples], progress=progress)
     num_clusters = min(k, len(np.unique(embeddings_PD, axis=0)))
     clusters = KMeans(

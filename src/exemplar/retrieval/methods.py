@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from exemplar.records import Candidates, Example
 from exemplar.retrieval import baselines, bm25
+from exemplar.retrieval.members import Proposals
 
 Name = Literal["zero_shot", "random", "kmeans", "bm25", "dense"]
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way to propose pool examples; `dense` and `kmeans` need an encoder."""
+    """One way to propose pool examples; `dense` and `kmeans` need an encoder.
+
+    `approximate_above` and `probes` are those of `PoolIndex.build`, `bm25_options` those of
+    `bm25_candidates` (engine, method, k1, b).
+    """
 
     name: Name
     encoder: str | Path | None = None
     max_length: int = 256
     scope: Literal["task", "pool"] = "task"
-    k1: float = 1.5
-    b: float = 0.75
     seed: int = 0
+    dtype: str = "auto"
+    approximate_above: int | None = None
+    probes: int = 32
+    bm25_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def propose(
@@ -34,7 +41,7 @@ def propose(
     index_folder: Path | None = None,
     made_from: Mapping[str, str] | None = None,
     progress: str | None = None,
-) -> list[list[Candidates]]:
+) -> list[Sequence[Candidates]]:
     """Answer several requests (queries, k) over one pool, which is embedded once.
 
     `dense` keeps the embedded pool in `index_folder` if it is given, sealed by `made_from`.
@@ -51,15 +58,21 @@ def propose(
     if method.name == "bm25":
         return [
             bm25.bm25_candidates(
-                queries, pool, k=k, scope=method.scope, k1=method.k1, b=method.b, progress=progress
+                queries,
+                pool,
+                k=k,
+                scope=method.scope,
+                progress=progress,
+                **method.bm25_options,
             )
             for queries, k in requests
         ]
     from exemplar.retrieval import dense  # here alone: torch takes seconds, which bm25 can spare
     from exemplar.retrieval.encoder import Encoder
+    from exemplar.retrieval.pool_index import PoolIndex
 
     assert method.encoder is not None, f"{method.name} needs an encoder"
-    encoder = Encoder.load(method.encoder, max_length=method.max_length)
+    encoder = Encoder.load(method.encoder, max_length=method.max_length, dtype=method.dtype)
     if method.name == "kmeans":
         return [
             baselines.kmeans_candidates(
@@ -67,10 +80,30 @@ def propose(
             )
             for queries, k in requests
         ]
-    index = dense.PoolIndex.build(pool, encoder, progress=progress and f"{progress}: pool")
+    index = PoolIndex.build(
+        pool,
+        encoder,
+        approximate_above=method.approximate_above,
+        probes=method.probes,
+        progress=progress and f"{progress}: pool",
+    )
     if index_folder is not None:
         index.save(index_folder, made_from=made_from)
     return [
         dense.dense_candidates(queries, index, encoder, k=k, scope=method.scope, progress=progress)
         for queries, k in requests
     ]
+
+
+def recalls(found: Sequence[Sequence[Candidates]]) -> dict[str, float]:
+    """Return the recall of every task that was searched approximately, the lowest of all requests.
+
+    Empty where the search was exact.
+    """
+    lowest: dict[str, float] = {}
+    for proposed in found:
+        if isinstance(proposed, Proposals):
+            for task, share in proposed.recall.items():
+                name = f"recall, {task}"
+                lowest[name] = min(round(share, 4), lowest.get(name, 1.0))
+    return lowest

@@ -1,14 +1,15 @@
-"""What every retriever shares: who may be a candidate, and exact top-k.
+"""What every retriever shares: texts as they are compared, groups by task, and exact top-k.
 
-Shape suffixes: Q queries, P pool examples.
+Shape suffix: P pool examples.
 """
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from exemplar.data.stored import StoredExamples
 from exemplar.errors import DataError, TaskError
 from exemplar.records import Example
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    BoolArray = NDArray[np.bool_]
     IntArray = NDArray[np.int64]
 
 
@@ -25,70 +25,43 @@ def normalise(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def by_task(examples: Sequence[Example]) -> dict[str, list[Example]]:
+def by_task(examples: Sequence[Example]) -> Mapping[str, Sequence[Example]]:
     """Group examples by task; tasks and examples keep the order in which they came."""
+    if isinstance(examples, StoredExamples):
+        return examples.by_task()
     groups: dict[str, list[Example]] = {}
     for example in examples:
         groups.setdefault(example.task, []).append(example)
     return groups
 
 
-def exclusion(query: Example, candidates: Sequence[Example]) -> BoolArray:
-    """Return the mask (P,) of candidates that a query may not see.
+def best(
+    scores_P: NDArray[np.floating], excluded: Collection[int], k: int
+) -> tuple[IntArray, NDArray[np.floating]]:
+    """Return the places and scores of the k best candidates that are not excluded.
 
-    Those are the query itself and every example with the same normalised query: they would hand
-    the LM the answer.
+    Exact, highest score first, equal scores in pool order. Fewer come where fewer are eligible.
     """
     import numpy as np
 
-    mask_P = np.zeros(len(candidates), dtype=np.bool_)
-    mask_P[sorted(excluder(candidates)(query))] = True
-    return mask_P
-
-
-def excluder(candidates: Sequence[Example]) -> Callable[[Example], set[int]]:
-    """Return a function from a query to the positions that `exclusion` masks.
-
-    The candidates are normalised once, so that many queries cost little.
-    """
-    by_id = {example.example_id: position for position, example in enumerate(candidates)}
-    by_query: dict[str, list[int]] = {}
-    for position, example in enumerate(candidates):
-        by_query.setdefault(normalise(example.query), []).append(position)
-
-    def excluded(query: Example) -> set[int]:
-        positions = set(by_query.get(normalise(query.query), ()))
-        if query.example_id in by_id:
-            positions.add(by_id[query.example_id])
-        return positions
-
-    return excluded
-
-
-def top_k(
-    similarities_QP: NDArray[np.floating], excluded_QP: BoolArray, k: int
-) -> tuple[list[IntArray], list[NDArray[np.floating]]]:
-    """Return, for each query, the positions and similarities of its k best candidates.
-
-    Exact, most similar first, equal similarities in pool order. A row is shorter than k where
-    fewer candidates are not excluded.
-    """
-    import numpy as np
-
-    assert similarities_QP.shape == excluded_QP.shape
-    assert not np.isnan(similarities_QP).any(), "a similarity is NaN"
-    indices, values = [], []
-    for row_P, excluded_P in zip(similarities_QP, excluded_QP, strict=True):
-        eligible = np.flatnonzero(~excluded_P)
-        if len(eligible) > k > 0:
-            # All that reach the k-th best value stay in, so that ties are broken by order below.
-            scores = row_P[eligible]
-            threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
-            eligible = eligible[scores >= threshold]
-        best = eligible[np.argsort(-row_P[eligible], kind="stable")][:k]
-        indices.append(best)
-        values.append(row_P[best])
-    return indices, values
+    assert not np.isnan(scores_P).any(), "a score is NaN"
+    num_found = min(k, len(scores_P) - len(excluded))
+    if num_found <= 0:
+        return np.empty(0, dtype=np.int64), scores_P[:0]
+    if excluded:
+        scores_P = scores_P.copy()
+        scores_P[list(excluded)] = -np.inf
+    # As many blocks as results: their highest scores are that many, so the lowest of them bounds
+    # the last result from below. A partition takes long on the many zeros that BM25 gives.
+    width = len(scores_P) // num_found
+    blocks = scores_P[: width * num_found].reshape(num_found, width)
+    bound = blocks.max(axis=1).min()
+    above = np.flatnonzero(scores_P > bound)
+    places = above[np.argsort(-scores_P[above], kind="stable")][:num_found]
+    if len(places) < num_found:
+        equal = np.flatnonzero(scores_P == bound)[: num_found - len(places)]
+        places = np.concatenate([places, equal])
+    return places, scores_P[places]
 
 
 def require_pool(task: str, tasks: Collection[str]) -> None:
