@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from exemplar.data.digests import DigestSet
 from exemplar.data.io import write_records
-from exemplar.data.stored import StoredExamples
+from exemplar.data.stored import StoredExamples, where
 from exemplar.errors import DataError
 from exemplar.records import Example
 
@@ -65,6 +65,33 @@ def test_tasks_that_alternate_within_a_row_group_are_told_apart(tmp_path: Path) 
     expected = sorted(few, key=lambda example: example.task)
     assert list(grouped) == expected
     assert [grouped[at] for at in range(100)] == expected
+
+
+def test_held_in_memory_it_is_the_same_pool(path: Path, tmp_path: Path) -> None:
+    """A served version goes on after its downloaded files are gone."""
+    copied = tmp_path / "pool.parquet"
+    copied.write_bytes(path.read_bytes())
+    held = StoredExamples(copied).grouped().held()
+    copied.write_bytes(b"")
+    expected = sorted(EXAMPLES, key=lambda example: example.task)
+    assert list(held) == expected
+    assert [held[place] for place in (0, 4096, -1)] == [expected[at] for at in (0, 4096, -1)]
+    assert list(held.by_task()["c"]) == [e for e in expected if e.task == "c"]
+
+
+def test_a_mask_marks_the_examples_with_one_of_the_values(path: Path) -> None:
+    """A filter that slips by a row shows what was to be left out."""
+    stored = StoredExamples(path).grouped()
+    for pool in (stored, stored.held(), list(stored)):
+        for field, values in (
+            ("task", ["a", "c"]),
+            ("answer", ["5", "4096", "8999"]),
+            ("group", ["g"]),
+            ("group", []),
+        ):
+            mask_P = where(pool, field, values)
+            expected = [getattr(example, field) in values for example in stored]
+            assert mask_P.tolist() == expected
 
 
 def test_select_gives_the_examples_that_are_there(path: Path) -> None:

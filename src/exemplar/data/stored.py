@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from copy import copy
 from functools import lru_cache
 from itertools import accumulate, groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from exemplar.data.io import open_records, records_in, unreadable
 from exemplar.records import Example
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
+    from numpy.typing import NDArray
+
+Field = Literal["task", "group", "answer"]
 
 _GROUPS_KEPT = 64  # row groups kept for random access, 10 to 100 MiB of texts
 
@@ -44,6 +49,27 @@ class StoredExamples(Sequence[Example]):
         part._file = self._file
         part._set(stretches)
         return part
+
+    def held(self) -> StoredExamples:
+        """Return the same examples with their file in memory, as Arrow columns.
+
+        An example by its place then costs microseconds, and all of them a few hundred bytes each:
+        as objects they would take more than a kilobyte each, and half a minute a million.
+        """
+        part = self._part(self._stretches)
+        part._file = self._file.held()
+        return part
+
+    def where(self, field: Field, values: Collection[str]) -> NDArray[np.bool_]:
+        """Return the mask (P,) of the examples whose field has one of the values."""
+        import numpy as np
+
+        masks = [
+            self._file.where(number, field, values)[first:last]
+            for start, stop in self._stretches
+            for number, first, last in self._file.groups(start, stop)
+        ]
+        return np.concatenate(masks)
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -99,6 +125,15 @@ class StoredExamples(Sequence[Example]):
         return found
 
 
+def where(pool: Sequence[Example], field: Field, values: Collection[str]) -> NDArray[np.bool_]:
+    """Return the mask (P,) of the examples whose field has one of the values."""
+    import numpy as np
+
+    if isinstance(pool, StoredExamples):
+        return pool.where(field, values)
+    return np.fromiter((getattr(example, field) in values for example in pool), np.bool_)
+
+
 class _File:
     """An open Parquet file of examples."""
 
@@ -111,10 +146,30 @@ class _File:
         ]
         self._starts = [0, *accumulate(sizes)]
         self._lock = threading.Lock()  # one reader of a Parquet file at a time
-        self._kept = lru_cache(maxsize=_GROUPS_KEPT)(self._read)
+        self._groups: list[pa.Table] = []  # all of them, where the file is held in memory
+        self._kept: Callable[[int], pa.Table] = lru_cache(maxsize=_GROUPS_KEPT)(self._read)
 
     def __len__(self) -> int:
         return self._starts[-1]
+
+    def held(self) -> _File:
+        """Return the file with all its row groups read."""
+        held = copy(self)
+        held._groups = [self._read(number) for number in range(len(self._starts) - 1)]
+        held._kept = held._read
+        return held
+
+    def where(self, number: int, field: Field, values: Collection[str]) -> NDArray[np.bool_]:
+        """Return which rows of a row group have one of the values; answer: the first one."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        column = self._read(number, ("answers" if field == "answer" else field,)).column(0)
+        if field == "answer":
+            column = pc.list_element(column, 0)
+        found = pc.is_in(column, value_set=pa.array(list(values), pa.string()))
+        mask: NDArray[np.bool_] = found.to_numpy()
+        return mask
 
     def groups(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """Yield each row group of a stretch: its number, and its first and last row within it."""
@@ -159,6 +214,9 @@ class _File:
     def _read(self, number: int, columns: Sequence[str] | None = None) -> pa.Table:
         import pyarrow as pa
 
+        if self._groups:
+            held = self._groups[number]
+            return held.select(list(columns)) if columns else held
         try:
             with self._lock:
                 names: Any = list(columns) if columns else None

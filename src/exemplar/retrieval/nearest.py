@@ -49,6 +49,36 @@ def exact(
     return found
 
 
+def among(
+    index: Any,
+    queries_QD: NDArray[np.float32],
+    k: int,
+    allowed_N: NDArray[np.bool_],
+    span: tuple[int, int],
+    hidden: Sequence[Collection[int]],
+) -> list[Ranked]:
+    """Return the k nearest of the allowed rows in a stretch of a flat FAISS index; exact."""
+    import faiss
+    import numpy as np
+
+    allowed_N = allowed_N.copy()
+    allowed_N[: span[0]] = allowed_N[span[1] :] = False
+    eligible = int(allowed_N.sum())
+    packed = np.packbits(allowed_N, bitorder="little")
+    parameters: Any = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(packed))  # type: ignore[call-arg, arg-type]
+    fetch = k + max((len(places) for places in hidden), default=0) + 1
+    while eligible:
+        fetch = min(fetch, eligible)
+        values_QF, places_QF = index.search(queries_QD, fetch, params=parameters)
+        found = ranked(values_QF, places_QF, hidden)
+        # A tie that reaches the end of what was fetched may have more members beyond it.
+        tied = any(len(values) > k and values[k - 1] == values[-1] for _, values in found)
+        if not tied or fetch == eligible:
+            return [(places[:k], values[:k]) for places, values in found]
+        fetch *= 4
+    return [([], [])] * len(queries_QD)
+
+
 def by_products(
     queries_QD: NDArray[np.float32],
     rows_ND: NDArray[np.float32],

@@ -135,11 +135,21 @@ class PoolIndex:
         k: int,
         task: str | None = None,
         excluded: Sequence[Collection[int]] | None = None,
+        allowed_P: NDArray[np.bool_] | None = None,
     ) -> list[list[Hit]]:
-        """Return the k most similar examples of each query, most similar first; see `places`."""
+        """Return the k most similar examples of each query, most similar first; see `places`.
+
+        `allowed_P` marks the places that all queries may see; such a search is always exact.
+        """
+        if allowed_P is None:
+            ranked = self.places(embeddings_QD, k=k, task=task, excluded=excluded)
+        else:
+            span = (0, len(self.pool)) if task is None else self._spans[task]
+            hidden = excluded or [()] * len(embeddings_QD)
+            ranked = nearest.among(self._index, embeddings_QD, k, allowed_P, span, hidden)
         return [
             [Hit(self.pool[at], similarity) for at, similarity in zip(*found, strict=True)]
-            for found in self.places(embeddings_QD, k=k, task=task, excluded=excluded)
+            for found in ranked
         ]
 
     def places(
@@ -236,10 +246,11 @@ class PoolIndex:
         return f"approximate-{list(self._spans).index(task)}.faiss"
 
     @classmethod
-    def load(cls, folder: Path) -> PoolIndex:
+    def load(cls, folder: Path, *, texts_in_memory: bool = False) -> PoolIndex:
         """Open what `save` wrote. Raises `DataError` where the files do not belong together.
 
-        The embeddings are mapped from their file, so that several processes share them.
+        The embeddings are mapped from their file, so that several processes share them. The
+        examples stay in theirs, or `texts_in_memory` as `StoredExamples.held`.
         """
         import faiss
 
@@ -247,6 +258,7 @@ class PoolIndex:
         for path in folder.glob("approximate-*.faiss"):
             made_from[path.name] = fingerprint(path)
         pool = StoredExamples(folder / _POOL, made_from=made_from)
+        pool = pool.held() if texts_in_memory else pool
         loaded = cls.__new__(cls)
         loaded._set(pool, faiss.read_index(str(folder / _INDEX), faiss.IO_FLAG_MMAP_IFC))
         for task in loaded._spans:
