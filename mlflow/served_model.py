@@ -18,7 +18,10 @@ from exemplar.errors import ExemplarError
 with warnings.catch_warnings(record=True):
 
     class ServedRetriever(PythonModel):
-        """Queries in (query, and optionally task; parameter k), demonstrations and prompts out."""
+        """Queries in (query; optionally task, k, filters, format), demonstrations and prompts out.
+
+        Parameters k and format hold for the rows that give none.
+        """
 
         def load_context(self, context):
             """Load the encoder and the embedded pool, once."""
@@ -26,9 +29,11 @@ with warnings.catch_warnings(record=True):
 
         def predict(self, context, model_input, params=None):
             """Answer a table of queries; one that cannot be answered is the client's error."""
-            k = int((params or {}).get("k", DEFAULT_K))
+            given = {"k": DEFAULT_K, "format": "text", **(params or {})}
             try:
-                return serving.answer(self.retriever, model_input, k=k)
+                return serving.answer(
+                    self.retriever, model_input, k=int(given["k"]), format=given["format"]
+                )
             except ExemplarError as error:
                 raise MlflowException.invalid_parameter_value(str(error)) from error
 

@@ -68,7 +68,7 @@ def save_pyfunc(
     import pandas as pd
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-    from mlflow.types.schema import Array, Object, Property
+    from mlflow.types.schema import AnyType, Array, Object, Property
 
     if not entry_script.is_file():
         raise ModelError(
@@ -84,10 +84,31 @@ def save_pyfunc(
             Property("similarity", DataType.double),
         ]
     )
+    turn = Object([Property("role", DataType.string), Property("content", DataType.string)])
     signature = ModelSignature(
-        inputs=Schema([ColSpec("string", "query"), ColSpec("string", "task", required=False)]),
-        outputs=Schema([ColSpec(Array(found), "demonstrations"), ColSpec("string", "prompt")]),
-        params=ParamSchema([ParamSpec("k", DataType.long, DEFAULT_K)]),
+        inputs=Schema(
+            [
+                ColSpec("string", "query"),
+                ColSpec("string", "task", required=False),
+                # MLflow refuses a column of integers or objects in which some rows are missing.
+                ColSpec("double", "k", required=False),
+                ColSpec(AnyType(), "filters", required=False),
+                ColSpec("string", "format", required=False),
+            ]
+        ),
+        outputs=Schema(
+            [
+                ColSpec(Array(found), "demonstrations"),
+                ColSpec("string", "prompt", required=False),
+                ColSpec(Array(turn), "messages", required=False),
+            ]
+        ),
+        params=ParamSchema(
+            [
+                ParamSpec("k", DataType.long, DEFAULT_K),
+                ParamSpec("format", DataType.string, "text"),
+            ]
+        ),
     )
     mlflow.pyfunc.save_model(
         path=str(folder),

@@ -17,6 +17,19 @@ def assemble(demonstrations: Sequence[str], query: str) -> str:
     return _BETWEEN.join([*reversed(demonstrations), query]) + "\n"
 
 
+def chat(demonstrations: Sequence[tuple[str, str]], query: str) -> list[dict[str, str]]:
+    """Return the prompt as chat messages: a user's and an assistant's turn a demonstration.
+
+    `demonstrations` are (query, answer) pairs, given nearest first; the nearest comes last, and
+    after it the query as the user's last turn.
+    """
+    messages: list[dict[str, str]] = []
+    for asked, answered in reversed(demonstrations):
+        messages.append({"role": "user", "content": asked})
+        messages.append({"role": "assistant", "content": answered})
+    return [*messages, {"role": "user", "content": query}]
+
+
 def fit(
     demonstrations: Sequence[str],
     query: str,

@@ -1,64 +1,34 @@
 """A retriever in use: a query in, demonstrations and the assembled prompt out.
 
-The same `Retriever` answers in a Python process, behind `mlflow models serve` (through
-mlflow/served_model.py) and on the command line. What it is loaded from: `bundle.py`.
+The same `Retriever` answers in a Python process, behind `exemplar serve` (server/), behind `mlflow
+models serve` (through mlflow/served_model.py) and on the command line. What it is loaded from:
+`bundle.py`.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from exemplar import prompts
 from exemplar.bundle import DEFAULT_K
-from exemplar.data.stored import StoredExamples
+from exemplar.data.stored import StoredExamples, where
 from exemplar.errors import ConfigError, ModelError, TaskError
-from exemplar.records import Example
+from exemplar.retrieval.ranking import normalise
+from exemplar.selection import Demonstration, Filters, Query, Selection
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
     from exemplar.retrieval.encoder import Encoder
-    from exemplar.retrieval.pool_index import PoolIndex
+    from exemplar.retrieval.pool_index import Hit, PoolIndex
     from exemplar.tracking import Store
 
-
-@dataclass(frozen=True, slots=True)
-class Demonstration:
-    """A pool example chosen for a query, with its cosine similarity to it."""
-
-    example: Example
-    similarity: float
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """A query with its demonstrations, the nearest first."""
-
-    query: str
-    demonstrations: tuple[Demonstration, ...]
-
-    def __iter__(self) -> Iterator[Demonstration]:
-        return iter(self.demonstrations)
-
-    def __len__(self) -> int:
-        return len(self.demonstrations)
-
-    def prompt(
-        self, *, count_tokens: Callable[[str], int] | None = None, budget: int | None = None
-    ) -> str:
-        """Return the prompt, the nearest demonstration last.
-
-        With `count_tokens` and `budget`, the farthest demonstrations are left out until it fits;
-        `PromptError` where the query alone does not.
-        """
-        texts = [demonstration.example.text for demonstration in self.demonstrations]
-        if count_tokens is None or budget is None:
-            return prompts.assemble(texts, self.query)
-        return prompts.fit(texts, self.query, count_tokens=count_tokens, budget=budget)[0]
+_NO_FILTERS = Filters()
+_MASKS = 16  # masks of recent filters that are kept, a byte an example each
 
 
 class Retriever:
@@ -67,8 +37,8 @@ class Retriever:
     def __init__(self, encoder: Encoder, index: PoolIndex):
         self._encoder = encoder
         self._index = index
-        self._members = index.members  # read now, so that the first query is as quick as others
         self._sizes = index.sizes
+        self._masks: dict[Filters, NDArray[np.bool_]] = {}
 
     @classmethod
     def load(
@@ -100,95 +70,180 @@ class Retriever:
         from exemplar.retrieval.pool_index import PoolIndex
 
         if (folder / "index").is_dir() and (folder / "encoder").is_dir():
-            return cls(Encoder.load(folder / "encoder"), PoolIndex.load(folder / "index"))
+            index = PoolIndex.load(folder / "index", texts_in_memory=True)
+            return cls(Encoder.load(folder / "encoder"), index)
         if pool is None:
             raise ModelError(
                 f"{reference} is neither a bundle (encoder/ and index/) nor an MLflow model. To "
                 "use an encoder alone, give the pool to search too (a Parquet file of examples)."
             )
         encoder = Encoder.load(reference)
-        return cls(encoder, PoolIndex.build(StoredExamples(pool), encoder, progress=progress))
+        examples = StoredExamples(pool).held()
+        return cls(encoder, PoolIndex.build(examples, encoder, progress=progress))
 
     @property
     def tasks(self) -> list[str]:
         """The tasks of the pool, in alphabetical order."""
         return sorted(self._sizes)
 
-    def select(self, query: str, *, task: str | None = None, k: int = DEFAULT_K) -> Selection:
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The pool examples of each task, in alphabetical order."""
+        return {task: self._sizes[task] for task in self.tasks}
+
+    def select(
+        self,
+        query: str,
+        *,
+        task: str | None = None,
+        k: int = DEFAULT_K,
+        filters: Filters = _NO_FILTERS,
+    ) -> Selection:
         """Return the `k` pool examples nearest to `query`, among those of `task` if it is given.
 
-        A pool example with the same query is never shown: it would give the answer away. Raises
-        `TaskError` for an unknown task and `ConfigError` for an empty query or a `k` below 1 or
-        above the examples there are.
+        A pool example with the same query is never shown: it would give the answer away. Fewer
+        than `k` come only where that, or `filters`, leaves fewer. Raises `TaskError` for an unknown
+        task and `ConfigError` for an empty query or a `k` below 1 or above the examples there are.
         """
-        return self.select_many([query], [task], k=k)[0]
+        return self.answer([Query(query, task, k, filters)])[0]
 
     def select_many(
         self, queries: Sequence[str], tasks: Sequence[str | None], *, k: int = DEFAULT_K
     ) -> list[Selection]:
         """Return a selection for each query; the queries are embedded together."""
-        for query, task in zip(queries, tasks, strict=True):
-            self._check(query, task, k)
+        return self.answer([Query(q, t, k) for q, t in zip(queries, tasks, strict=True)])
+
+    def answer(self, queries: Sequence[Query]) -> list[Selection]:
+        """Return a selection for each query, each with its own task, `k` and filters.
+
+        Queries are embedded together, and those of one scope searched together. Raises as `select`.
+        """
+        for query in queries:
+            self.check(query)
         if not queries:
             return []
-        embeddings_ND = self._encoder.encode(list(queries))
-        rows: dict[str | None, list[int]] = {}
-        for row, task in enumerate(tasks):
-            rows.setdefault(task, []).append(row)
+        embeddings_QD = self._encoder.encode([query.text for query in queries])
+        scopes: dict[tuple[str | None, Filters], list[int]] = {}
+        for row, query in enumerate(queries):
+            scopes.setdefault((query.task, _scope(query.filters)), []).append(row)
         found: dict[int, tuple[Demonstration, ...]] = {}
-        for task, members in rows.items():
-            unseen = [Example("", task or "", queries[row], ("",)) for row in members]
-            hits = self._index.search(
-                embeddings_ND[members],
-                k=k,
-                task=task,
-                excluded=[self._members.excluded(query) for query in unseen],
-            )
-            for row, row_hits in zip(members, hits, strict=True):
-                found[row] = tuple(Demonstration(hit.example, hit.similarity) for hit in row_hits)
-        return [Selection(query, found[row]) for row, query in enumerate(queries)]
+        for (task, scope), rows in scopes.items():
+            mask_P = None if scope == _NO_FILTERS else self._mask(scope)
+            members = [queries[row] for row in rows]
+            hits = self._nearest(members, embeddings_QD[rows], task, mask_P)
+            for row, row_hits in zip(rows, hits, strict=True):
+                least = queries[row].filters.min_similarity
+                found[row] = tuple(
+                    Demonstration(hit.example, hit.similarity)
+                    for hit in row_hits
+                    if least is None or hit.similarity >= least
+                )
+        return [Selection(query.text, found[row]) for row, query in enumerate(queries)]
 
-    def _check(self, query: str, task: str | None, k: int) -> None:
-        if not isinstance(query, str) or not query.strip():
-            raise ConfigError(f"The query is {query!r}, expected a text that is not empty.")
-        if task is not None and task not in self._sizes:
-            raise TaskError(
-                f"Unknown task {task!r}: the pool holds {', '.join(self.tasks)}. Name one of "
-                "these, or none to search them all."
+    def _nearest(
+        self,
+        queries: Sequence[Query],
+        embeddings_QD: NDArray[np.float32],
+        task: str | None,
+        mask_P: NDArray[np.bool_] | None,
+    ) -> list[list[Hit]]:
+        """Search, and leave out what a query may not see; search farther where that is too much.
+
+        Looking at what was found needs no table of all normalised queries, which a large pool
+        would take seconds and gigabytes for.
+        """
+        results: list[list[Hit]] = [[] for _ in queries]
+        hidden = [(normalise(q.text), frozenset(q.filters.exclude_ids)) for q in queries]
+        pending = list(range(len(queries)))
+        fetch = max(q.k + min(len(q.filters.exclude_ids), q.k) for q in queries) + 1
+        while pending:
+            found = self._index.search(embeddings_QD[pending], k=fetch, task=task, allowed_P=mask_P)
+            short = []
+            for row, hits in zip(pending, found, strict=True):
+                text, ids = hidden[row]
+                kept = [
+                    hit
+                    for hit in hits
+                    if hit.example.example_id not in ids and normalise(hit.example.query) != text
+                ]
+                if len(kept) < queries[row].k and len(hits) == fetch:
+                    short.append(row)
+                results[row] = kept[: queries[row].k]
+            pending, fetch = short, fetch * 4
+        return results
+
+    def _mask(self, scope: Filters) -> NDArray[np.bool_]:
+        """Return which pool examples (P,) the filters allow; recent ones are kept."""
+        if scope not in self._masks:
+            if len(self._masks) >= _MASKS:
+                self._masks.clear()
+            pool = self._index.pool
+            mask_P = where(pool, "task", scope.tasks or self.tasks)
+            if scope.groups:
+                mask_P &= where(pool, "group", scope.groups)
+            if scope.answers:
+                mask_P &= where(pool, "answer", scope.answers)
+            if scope.exclude_groups:
+                mask_P &= ~where(pool, "group", scope.exclude_groups)
+            self._masks[scope] = mask_P
+        return self._masks[scope]
+
+    def check(self, query: Query) -> None:
+        """Raise `ConfigError` or `TaskError` where a query cannot be answered."""
+        if not isinstance(query.text, str) or not query.text.strip():
+            raise ConfigError(f"The query is {query.text!r}, expected a text that is not empty.")
+        tasks = query.filters.tasks
+        if query.task is not None and tasks:
+            raise ConfigError(
+                "Both task and filters.tasks are given; expected one of them: task searches one "
+                "task, filters.tasks several."
             )
-        available = self._sizes[task] if task is not None else sum(self._sizes.values())
+        tasks = tasks if query.task is None else (query.task,)
+        for task in tasks:
+            if task not in self._sizes:
+                raise TaskError(
+                    f"Unknown task {task!r}: the pool holds {', '.join(self.tasks)}. Name one of "
+                    "these, or none to search them all."
+                )
+        available = sum(self._sizes[task] for task in set(tasks) or self._sizes)
+        k = query.k
         if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= available:
-            where = "the pool" if task is None else f"task {task!r}"
+            where = " and ".join(f"task {task!r}" for task in sorted(set(tasks))) or "the pool"
             raise ConfigError(
                 f"k is {k!r}, expected a whole number from 1 to {available}, as many as {where} "
                 "has examples."
             )
 
 
-def answer(retriever: Retriever, frame: pd.DataFrame, *, k: int) -> pd.DataFrame:
+def answer(
+    retriever: Retriever, frame: pd.DataFrame, *, k: int, format: str = "text"
+) -> pd.DataFrame:
     """Answer a table of queries, as the served model does.
 
-    Columns in: query and, optionally, task (empty or missing: the whole pool). Columns out, one row
-    a query: demonstrations (nearest first; example_id, task, query, answer, similarity) and prompt.
+    Columns in: query and, optionally, task, k, filters and format (empty or missing: the whole
+    pool, `k`, none, `format`). Columns out, one row a query: demonstrations (nearest first;
+    example_id, task, query, answer, similarity), prompt and messages, as the format asks for.
     """
     import pandas as pd
 
-    tasks = frame["task"] if "task" in frame else [None] * len(frame)
-    given = [task if isinstance(task, str) and task else None for task in tasks]
-    selections = retriever.select_many(list(frame["query"]), given, k=k)
-    return pd.DataFrame(
-        {
-            "demonstrations": [[_plain(item) for item in selection] for selection in selections],
-            "prompt": [selection.prompt() for selection in selections],
-        }
+    from exemplar import wire
+
+    requests = [wire.from_row(row, k=k, format=format) for row in frame.to_dict("records")]
+    selections = retriever.answer([wire.query_of(request) for request in requests])
+    rows: list[dict[str, Any]] = [
+        wire.answer_of(selection, request.format)
+        for selection, request in zip(selections, requests, strict=True)
+    ]
+    columns = dict.fromkeys(name for row in rows for name in row)
+    # None and objects: a missing text of pandas' own kinds becomes NaN, which no JSON reader takes.
+    return pd.DataFrame({name: [row.get(name) for row in rows] for name in columns}, dtype=object)
+
+
+def _scope(filters: Filters) -> Filters:
+    """Return the filters less those that are applied to what was found."""
+    return Filters(
+        tasks=filters.tasks,
+        groups=filters.groups,
+        answers=filters.answers,
+        exclude_groups=filters.exclude_groups,
     )
-
-
-def _plain(item: Demonstration) -> dict[str, str | float]:
-    return {
-        "example_id": item.example.example_id,
-        "task": item.example.task,
-        "query": item.example.query,
-        "answer": item.example.answer,
-        "similarity": item.similarity,
-    }

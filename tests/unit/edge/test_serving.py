@@ -1,12 +1,17 @@
 """Claims about selecting demonstrations, against plain numpy, on a tiny random encoder."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from exemplar import bundle, serving
 from exemplar.errors import ConfigError, ModelError, PromptError, TaskError
+from exemplar.records import Example
 from exemplar.retrieval.encoder import Encoder
+from exemplar.retrieval.pool_index import PoolIndex
+from exemplar.selection import Query
 from exemplar.serving import Retriever
 
 
@@ -128,3 +133,113 @@ def test_an_encoder_without_a_pool_is_refused(files):
     """There would be nothing to choose from."""
     with pytest.raises(ModelError, match="give the pool"):
         Retriever.load(files.retriever)
+
+
+@pytest.mark.parametrize(
+    ("filters", "kept"),
+    [
+        ({"tasks": ("animals",)}, lambda e: e.task == "animals"),
+        ({"tasks": ("animals", "weather")}, lambda e: True),
+        ({"groups": ("g1",)}, lambda e: e.group == "g1"),
+        ({"exclude_groups": ("g1", "")}, lambda e: e.group not in ("g1", "")),
+        ({"answers": ("red", "sun")}, lambda e: e.answer in ("red", "sun")),
+        ({"exclude_ids": tuple(f"e{n}" for n in range(30))}, lambda e: int(e.example_id[1:]) > 29),
+        ({"tasks": ("weather",), "groups": ("g0", "g1"), "answers": ("sun",)},
+         lambda e: e.task == "weather" and e.group in ("g0", "g1") and e.answer == "sun"),
+        ({"groups": ("nobody",)}, lambda e: False),
+    ],
+)  # fmt: skip
+def test_filters_leave_the_nearest_of_what_they_allow(grouped, filters, kept):
+    """A filter applied after the search would give too few, or the wrong ones."""
+    ranked = grouped.memory.select("is it red", k=90)
+    expected = [item for item in ranked if kept(item.example)][:9]
+    for retriever in (grouped.memory, grouped.stored):
+        found = retriever.select("is it red", k=9, filters=serving.Filters(**filters))
+        assert [item.example for item in found] == [item.example for item in expected]
+
+
+@pytest.fixture(scope="module")
+def grouped(files, pool, tmp_path_factory):
+    """A retriever over a pool with groups: as objects in memory, and as stored."""
+    examples = [
+        Example(f"e{n}", item.task, item.query, item.answers, group=("", "g0", "g1")[n % 3])
+        for n, item in enumerate(pool)
+    ]
+    encoder = Encoder.load(files.retriever)
+    index = PoolIndex.build(examples, encoder)
+    folder = tmp_path_factory.mktemp("grouped") / "index"
+    index.save(folder)
+    loaded = PoolIndex.load(folder)
+    return SimpleNamespace(memory=Retriever(encoder, index), stored=Retriever(encoder, loaded))
+
+
+def test_a_least_similarity_shortens_the_list(retriever):
+    """Demonstrations of another subject can mislead more than none."""
+    found = retriever.select("is it red", k=9)
+    least = found.demonstrations[4].similarity
+    shorter = retriever.select("is it red", k=9, filters=serving.Filters(min_similarity=least))
+    expected = [item for item in found if item.similarity >= least]
+    assert list(shorter) == expected
+    assert len(expected) < 9
+
+
+def test_queries_of_a_batch_keep_their_own_k_and_filters(retriever):
+    """Concurrent users are answered in one batch."""
+    queries = [
+        Query("is it red", None, 3),
+        Query("is it red", None, 7, serving.Filters(exclude_ids=("weather-1",))),
+        Query("a cat", "animals", 2, serving.Filters(answers=("red",))),
+        Query("a cat", None, 5, serving.Filters(tasks=("animals",), answers=("red",))),
+    ]
+    together = retriever.answer(queries)
+    for query, selection in zip(queries, together, strict=True):
+        assert [item.example for item in selection] == [
+            item.example for item in retriever.answer([query])[0]
+        ]
+    assert [len(selection) for selection in together] == [3, 7, 2, 4]
+
+
+def test_a_task_and_filters_of_tasks_exclude_each_other(retriever):
+    """It would not be clear which of them holds."""
+    with pytest.raises(ConfigError, match=r"Both task and filters\.tasks"):
+        retriever.select("a cat", task="animals", filters=serving.Filters(tasks=("weather",)))
+    with pytest.raises(TaskError, match="Unknown task 'sport'"):
+        retriever.select("a cat", filters=serving.Filters(tasks=("sport",)))
+
+
+def test_messages_are_turns_of_user_and_assistant(retriever):
+    """Chat models are sent turns; the nearest example stands next to the query."""
+    selection = retriever.select("is it red", k=2)
+    near, far = (item.example for item in selection)
+    assert selection.messages() == [
+        {"role": "user", "content": far.query},
+        {"role": "assistant", "content": far.answer},
+        {"role": "user", "content": near.query},
+        {"role": "assistant", "content": near.answer},
+        {"role": "user", "content": "is it red"},
+    ]
+
+
+def test_a_row_says_for_itself_what_it_wants(retriever):
+    """A table's parameters hold for all rows; users differ."""
+    frame = pd.DataFrame(
+        {
+            "query": ["is it red", "a cat"],
+            "k": [2.0, float("nan")],
+            "filters": [None, {"tasks": np.array(["weather"])}],
+            "format": ["chat", None],
+        }
+    )
+    first, second = serving.answer(retriever, frame, k=3).to_dict("records")
+    assert first["messages"] == retriever.select("is it red", k=2).messages()
+    weather = retriever.select("a cat", task="weather", k=3)
+    assert second["prompt"] == weather.prompt()
+    assert first["prompt"] is None
+    for wrong, told in (
+        ({"k": 2.5}, "k: Input should be a valid integer"),
+        ({"format": "xml"}, "format: Input should be 'text'"),
+        ({"filters": {"taks": ["a"]}}, "filters.taks: Extra inputs"),
+    ):
+        row = pd.DataFrame([{"query": "a cat", **wrong}])
+        with pytest.raises(ConfigError, match=told):
+            serving.answer(retriever, row, k=3)
