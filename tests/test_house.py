@@ -30,7 +30,16 @@ CONCEPTS = {
     "training",
     "evaluation",
 }
-REGISTRY = {"tracking", "registry", "aliases", "bundle", "serving"}  # knows no settings
+REGISTRY = {  # knows no settings
+    "tracking",
+    "registry",
+    "aliases",
+    "bundle",
+    "selection",
+    "serving",
+    "wire",
+    "server",
+}
 TOOLS = {"kfp", "mlflow", "dvc", "typer", "pydantic"}
 HEAVY = {
     "torch",
@@ -141,7 +150,7 @@ def test_imports_point_down(path):
         assert not re.search(r"\bos\.(environ|getenv|putenv)\b", path.read_text(encoding="utf-8"))
     elif own in REGISTRY:
         assert below <= FOUNDATION | CONCEPTS | REGISTRY
-    commands = {"cli", "cli_compare", "cli_tasks", "cli_use", "__main__"}
+    commands = {"cli", "cli_compare", "cli_serve", "cli_tasks", "cli_use", "__main__"}
     if own not in commands:
         assert not below & {*commands, "steps"}
 

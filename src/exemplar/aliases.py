@@ -78,15 +78,20 @@ def aliases_of(store: Store, name: str) -> dict[str, str]:
     return {} if model is None else {alias: str(at) for alias, at in model.aliases.items()}
 
 
-def resolve(store: Store, reference: str) -> tuple[str, str]:
-    """Return the model's name and the version that a models:/ reference names."""
+def parse(reference: str) -> tuple[str, str | None, str | None]:
+    """Return the name in a models:/ reference, with its alias or else its version."""
     match = _REFERENCE.fullmatch(reference)
     if match is None:
         raise RegistryError(
             f"{reference!r} is no model reference; expected models:/<name>@<alias> or "
             "models:/<name>/<version>, for example models:/exemplar-retriever@champion."
         )
-    name, alias, version = match["name"], match["alias"], match["version"]
+    return match["name"], match["alias"], match["version"]
+
+
+def resolve(store: Store, reference: str) -> tuple[str, str]:
+    """Return the model's name and the version that a models:/ reference names."""
+    name, alias, version = parse(reference)
     with explained(f"looking up {reference} in {store.uri}"):
         versions = _versions(store, name)
         if not versions:

@@ -1,0 +1,1 @@
+"""The retriever over HTTP: `exemplar serve`."""
