@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from typing import Annotated
 
 import typer
@@ -41,7 +40,8 @@ def serve(
         int, typer.Option(min=1, help="Queries of concurrent requests that are answered together.")
     ] = 32,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Processor threads. Default: as many as there are.")
+        int | None,
+        typer.Option(min=1, help="Processor threads. Default: what PyTorch and FAISS find."),
     ] = None,
     access_log: Annotated[bool, typer.Option(help="Log every request.")] = True,
 ) -> None:
@@ -64,7 +64,7 @@ def serve(
         port=port,
         limits=Limits(max_k, max_queries, max_query_chars, max_body_bytes),
         batch_size=batch_size,
-        threads=threads or len(os.sched_getaffinity(0)),
+        threads=threads,
         poll_seconds=poll_seconds,
         access_log=access_log,
     )

@@ -64,7 +64,7 @@ def create_app(
     *,
     limits: Limits,
     batch_size: int,
-    threads: int,
+    threads: int | None,
     poll_seconds: float,
     on_failure: Callable[[BaseException], None],
     access_log: bool = True,

@@ -33,10 +33,10 @@ class Batcher:
 
     `batch_size`: queries of a batch, 1 for each request by itself (a request is never split).
     `most_waiting`: queries that may wait; beyond it `OverloadError` is raised. `threads`: processor
-    threads that a batch computes on.
+    threads that a batch computes on, None for what the libraries choose.
     """
 
-    def __init__(self, *, batch_size: int, most_waiting: int, threads: int):
+    def __init__(self, *, batch_size: int, most_waiting: int, threads: int | None):
         self._batch_size = batch_size
         self._most_waiting = most_waiting
         self._jobs: deque[_Job] = deque()
@@ -102,7 +102,9 @@ class Batcher:
         return True
 
 
-def _use_threads(count: int) -> None:
+def _use_threads(count: int | None) -> None:
+    if count is None:
+        return
     # Both libraries count threads for the thread that asks, and so it is asked on the worker.
     import faiss
     import torch

@@ -12,19 +12,12 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from exemplar.errors import ConfigError, ExemplarError, TaskError
 from exemplar.server.batching import OverloadError
 from exemplar.wire import faults_of
-
-
-class FieldError(BaseModel):
-    """What is wrong with one field."""
-
-    field: str
-    message: str
 
 
 class Problem(BaseModel):
@@ -33,7 +26,7 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str
-    errors: list[FieldError] = []
+    errors: list[dict[str, str]] = Field(description="The fields at fault: field and message.")
 
 
 class NotReadyError(Exception):

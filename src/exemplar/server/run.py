@@ -27,7 +27,7 @@ def run(
     port: int,
     limits: Limits,
     batch_size: int,
-    threads: int,
+    threads: int | None,
     poll_seconds: float,
     access_log: bool = True,
 ) -> None:
