@@ -41,7 +41,7 @@ def serve(
     ] = 32,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="Processor threads. Default: what PyTorch and FAISS find."),
+        typer.Option(min=1, help="Processor threads. Default: the libraries' choice."),
     ] = None,
     access_log: Annotated[bool, typer.Option(help="Log every request.")] = True,
 ) -> None:
