@@ -55,12 +55,13 @@ def among(
     k: int,
     allowed_N: NDArray[np.bool_],
     span: tuple[int, int],
-    hidden: Sequence[Collection[int]],
+    hidden: Sequence[Collection[int]] | None = None,
 ) -> list[Ranked]:
     """Return the k nearest of the allowed rows in a stretch of a flat FAISS index; exact."""
     import faiss
     import numpy as np
 
+    hidden = hidden or [()] * len(queries_QD)
     allowed_N = allowed_N.copy()
     allowed_N[: span[0]] = allowed_N[span[1] :] = False
     eligible = int(allowed_N.sum())

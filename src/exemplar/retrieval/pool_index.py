@@ -145,8 +145,7 @@ class PoolIndex:
             ranked = self.places(embeddings_QD, k=k, task=task, excluded=excluded)
         else:
             span = (0, len(self.pool)) if task is None else self._spans[task]
-            hidden = excluded or [()] * len(embeddings_QD)
-            ranked = nearest.among(self._index, embeddings_QD, k, allowed_P, span, hidden)
+            ranked = nearest.among(self._index, embeddings_QD, k, allowed_P, span, excluded)
         return [
             [Hit(self.pool[at], similarity) for at, similarity in zip(*found, strict=True)]
             for found in ranked
