@@ -7,6 +7,7 @@ tests ask what the steps write and whether it is right, never whether a method w
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -149,6 +150,18 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 def save_bert() -> Callable[..., Path]:
     """Return a function that saves a random BERT over given words."""
     return _save_bert
+
+
+@pytest.fixture(scope="session")
+def release() -> SimpleNamespace:
+    """Writer (`write`) and reader (`content`) of files as the paper's authors released them."""
+    path = Path(__file__).with_name("release_files.py")
+    spec = importlib.util.spec_from_file_location("release_files", path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return SimpleNamespace(write=module.write_release_files, content=module.content)
 
 
 @pytest.fixture(scope="session")

@@ -84,8 +84,8 @@ def _target(space: Workspace, number: int | None, baseline: str | None) -> Path:
         return space.layout.round(number)
     if number is not None or baseline is None:
         raise ConfigError("Give either --round N or --baseline NAME, one of the two.")
-    if baseline not in space.params.baselines:
-        known = ", ".join(space.params.baselines)
+    if baseline not in space.params.beside:
+        known = ", ".join(space.params.beside)
         raise ConfigError(f"--baseline {baseline!r} is not in params.yaml; known: {known}.")
     return space.layout.baseline(baseline)
 
@@ -159,19 +159,40 @@ def reward_scoring(context: typer.Context, number: RoundOption) -> None:
 
 
 @app.command("kd-training")
-def kd_training(context: typer.Context, number: RoundOption) -> None:
-    """Distil the rewards of all rounds so far into a retriever."""
-    layout: Layout = context.obj.layout
-    folder = layout.round(number)
-    _run_step(
-        context,
-        "kd_training",
-        folder.name,
-        rewards=[layout.round(n) / "rewards.parquet" for n in range(1, number + 1)],
-        llm_scores=folder / "llm_scores.parquet",
-        out=folder / "retriever",
-        number=number,
-    )
+def kd_training(
+    context: typer.Context, number: MaybeRound = None, baseline: MaybeBaseline = None
+) -> None:
+    """Distil the rewards of all rounds so far into a retriever, or train a baseline's."""
+    space: Workspace = context.obj
+    folder = _target(space, number, baseline)
+    paths: dict[str, Any] = {"out": folder / "retriever", "number": number or 1}
+    if number is None:
+        paths |= _teacher(space, folder.name)
+    else:
+        earlier = [space.layout.round(n) for n in range(1, number + 1)]
+        paths["rewards"] = [item / "rewards.parquet" for item in earlier]
+        paths["llm_scores"] = folder / "llm_scores.parquet"
+    _run_step(context, "kd_training", folder.name, **paths)
+
+
+def _teacher(space: Workspace, name: str) -> dict[str, Any]:
+    """Return the files that a trained baseline learns from."""
+    if name not in space.params.trained:
+        known = ", ".join(space.params.trained) or "none"
+        raise ConfigError(
+            f"--baseline {name!r} has nothing to train; under `trained` in params.yaml: {known}."
+        )
+    settings = space.params.trained[name]
+    path = space.layout.root / settings.path
+    if settings.teacher == "llm_scores":
+        return {"rewards": (), "llm_scores": path}
+    files = sorted(path.glob("r*/rewards.parquet")) if path.is_dir() else [path]
+    if not files:
+        raise ConfigError(
+            f"trained.{name}.path: {path} holds no rewards: expected r1/rewards.parquet, ..., as "
+            "download_data writes them from a release with kd files."
+        )
+    return {"rewards": files, "llm_scores": None}
 
 
 @app.command("search")
@@ -183,7 +204,8 @@ def search(
     folder = _target(space, number, baseline)
     paths: dict[str, Any] = {"out": folder / "demonstrations.parquet"}
     if number is None:
-        paths["method"] = space.params.baselines[folder.name]
+        trained = folder.name in space.params.trained
+        paths["method"] = folder / "retriever" if trained else space.params.baselines[folder.name]
     else:
         paths["method"] = folder / "retriever"
         paths["index"] = folder / "index"

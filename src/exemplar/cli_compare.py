@@ -33,11 +33,15 @@ def evaluate(
     lm: Annotated[
         str | None, typer.Option(help="The LM that answers; none: the profile's.")
     ] = None,
-    source: Annotated[str | None, typer.Option(help="sample, local, hub or s3.")] = None,
-    path: Annotated[str | None, typer.Option(help="Folder of source local, or s3://...")] = None,
+    source: Annotated[str | None, typer.Option(help="sample, local, hub, s3 or released.")] = None,
+    path: Annotated[
+        str | None, typer.Option(help="Folder of source local or released, or s3://...")
+    ] = None,
     tasks: Annotated[str | None, typer.Option(help="Comma-separated tasks.")] = None,
     shots: Annotated[int | None, typer.Option(min=0, help="Demonstrations a prompt.")] = None,
     max_test: Annotated[int | None, typer.Option(min=1, help="Test examples a task.")] = None,
+    query_prefix: Annotated[str, typer.Option(help="Words before a query, for the encoder.")] = "",
+    passage_prefix: Annotated[str, typer.Option(help="The same before a pool example.")] = "",
 ) -> None:
     """Evaluate a retriever on a source's test examples, with any LM, outside of rounds and MLflow.
 
@@ -53,7 +57,7 @@ def evaluate(
     space: Workspace = context.obj
     profile = _profile(space.params.active, lm, source, path, tasks, shots, max_test)
     with tempfile.TemporaryDirectory(prefix="exemplar-") as temporary:
-        method = _method(retriever, space, Path(temporary))
+        method = _method(retriever, space, Path(temporary), query_prefix, passage_prefix)
         steps.download_data(profile, data=out / "data")
         demonstrations = out / "demonstrations.parquet"
         steps.search(profile, data=out / "data", method=method, out=demonstrations)
@@ -83,6 +87,8 @@ def _profile(
         source = "s3" if path.startswith("s3://") else "local"
     if source:
         data |= {"source": source, "path": path, "tasks": None}
+    if data["source"] == "released":  # its passages keep their places; nothing learns from scores
+        data |= {"max_pool": None, "wording": 0, "scores": False}
     changes = {"max_test": max_test, "tasks": tasks and [name.strip() for name in tasks.split(",")]}
     data |= {key: value for key, value in changes.items() if value}
     data["max_train"] = 1  # nothing is trained
@@ -97,21 +103,34 @@ def _profile(
         raise ConfigError(f"these options do not fit: {told}.") from None
 
 
-def _method(retriever: str, space: Workspace, temporary: Path) -> Path | Baseline:
+def _method(
+    retriever: str, space: Workspace, temporary: Path, query_prefix: str, passage_prefix: str
+) -> Path | Baseline:
     """Return what the step `search` takes for a method's name or for a retriever's reference."""
     from typing import get_args
 
     from exemplar.retrieval.methods import Name
     from exemplar.settings import Baseline
 
-    if retriever in get_args(Name) and retriever != "dense":
+    named = retriever in get_args(Name) and retriever != "dense"
+    registered = retriever.startswith("models:/")
+    if (query_prefix or passage_prefix) and (named or registered):
+        raise ConfigError(
+            f"--retriever {retriever} takes no prefix; an encoder, by folder or hub id, does."
+        )
+    if named:
         return Baseline(method=retriever)  # type: ignore[arg-type]
-    if retriever.startswith("models:/"):
+    if registered:
         from exemplar import registry, tracking
 
         store = tracking.open_store(space.layout.root, create=False)
         return registry.fetch(store, retriever, temporary) / "artifacts" / "bundle" / "encoder"
-    return Baseline(method="dense", encoder=retriever)
+    return Baseline(
+        method="dense",
+        encoder=retriever,
+        query_prefix=query_prefix,
+        passage_prefix=passage_prefix,
+    )
 
 
 @compare_app.command("compare")
@@ -151,12 +170,12 @@ def _outcomes(name: str, space: Workspace) -> Path:
     folders = [Path(name)]
     if name in space.params.rounds:
         folders = [space.layout.round(space.params.rounds[name].number)]
-    elif name in space.params.baselines:
+    elif name in space.params.beside:
         folders = [space.layout.baseline(name)]
     for place in (folder / inner for folder in folders for inner in ("evaluation", "")):
         if (place / "outcomes.parquet").is_file():
             return place / "outcomes.parquet"
-    known = ", ".join([*space.params.baselines, *space.params.rounds])
+    known = ", ".join([*space.params.beside, *space.params.rounds])
     raise ConfigError(
         f"{name!r} has no outcomes: expected one of {known} after its evaluation, or a folder with "
         "outcomes.parquet, such as the --out of `exemplar evaluate`."

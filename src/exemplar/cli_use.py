@@ -22,18 +22,25 @@ DEFAULT_MODEL = "models:/exemplar-retriever@champion"
 def run(
     context: typer.Context,
     profile: Annotated[str | None, typer.Option(help="demo, cpu or paper.")] = None,
-    source: Annotated[str | None, typer.Option(help="sample, local, hub or s3.")] = None,
+    source: Annotated[str | None, typer.Option(help="sample, local, hub, s3 or released.")] = None,
     path: Annotated[
-        str | None, typer.Option(help="Folder of source local, s3://..., or a mirror of the hub.")
+        str | None,
+        typer.Option(help="Folder of local or released, s3://..., or a mirror of the hub."),
     ] = None,
     tasks: Annotated[str | None, typer.Option(help="Comma-separated tasks.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE, e.g. kd_training.num_updates=200.")
     ] = None,
+    stages: Annotated[
+        list[str] | None,
+        typer.Option("--stage", help="Only this stage of dvc.yaml and what it needs."),
+    ] = None,
 ) -> None:
     """Run every step that is out of date, by DVC, then print the summary.
 
     Options are written into params.yaml first, so that DVC sees and records them.
+
+    Examples: exemplar run | exemplar run --profile cpu --stage evaluation@r1
     """
     from exemplar import runner
 
@@ -53,10 +60,11 @@ def run(
         settings=settings or [],
     )
     assert space.params  # a wrong setting is reported here, before DVC starts
-    code = runner.repro()
+    code = runner.repro(stages or ())
     if code:
         raise typer.Exit(code)
-    summary(context)
+    if not stages:
+        summary(context)
 
 
 @use.command("summary")
@@ -66,6 +74,21 @@ def summary(context: typer.Context) -> None:
 
     space: Workspace = context.obj
     print_summary(space.params, space.layout)
+
+
+@use.command("export")
+def export(
+    context: typer.Context,
+    out: Annotated[Path, typer.Option(help="Folder for the files.")],
+) -> None:
+    """Write data that came from the source `released` back as the authors' files.
+
+    Example: exemplar export --out FOLDER
+    """
+    from exemplar.data.release.write import write_release
+
+    for name, rows in write_release(context.obj.layout.data, out).items():
+        typer.echo(f"{out / name}.jsonl.gz: {rows:,} rows")
 
 
 @use.command("select")

@@ -2,7 +2,8 @@
 
 A profile (`demo`, `cpu`, `paper`) holds one section a step (`settings.py`), named like the step,
 and the two that several steps share: `seed` and `lm`. The top level says which profile is on,
-which rounds run and which baselines stand beside them, because DVC unrolls its stages over those.
+which rounds run and what stands beside them (`baselines`, `trained`), because DVC unrolls its
+stages over those.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from exemplar.settings import (
     Round,
     Search,
     Section,
+    Trained,
 )
 
 _BASELINE_NAME = re.compile(r"[a-z][a-z0-9_-]*")
@@ -71,6 +73,7 @@ class Params(Section):
     profile: str
     rounds: Annotated[dict[str, Round], Field(min_length=1)]
     baselines: dict[str, Baseline]
+    trained: dict[str, Trained] = Field(default_factory=dict)
     profiles: dict[str, Profile]
 
     @property
@@ -78,12 +81,20 @@ class Params(Section):
         """The profile that is switched on."""
         return self.profiles[self.profile]
 
+    @property
+    def beside(self) -> dict[str, Baseline]:
+        """Every method beside the rounds: the baselines, then the retrievers that are trained."""
+        dense = Baseline(method="dense")
+        return {**self.baselines, **dict.fromkeys(self.trained, dense)}
+
     @model_validator(mode="after")
     def _names_are_known(self) -> Params:
         if self.profile not in self.profiles:
             known = sorted(self.profiles)
             raise ValueError(f"profile is {self.profile!r}, expected one of {known}")
-        for name in self.baselines:
+        for name in (*self.baselines, *self.trained):
+            if name in self.baselines and name in self.trained:
+                raise ValueError(f"{name!r} names both a baseline and a trained one; rename one")
             if not _BASELINE_NAME.fullmatch(name) or _ROUND_NAME.fullmatch(name):
                 raise ValueError(
                     f"baseline {name!r}: expected lower-case letters, digits, - and _, and not the "
@@ -95,10 +106,10 @@ class Params(Section):
             if name != f"r{number}" or item.model_dump() != expected:
                 raise ValueError(f"round {number} must read r{number}: {expected}")
         for name, profile in self.profiles.items():
-            if profile.promotion.baseline not in self.baselines:
+            if profile.promotion.baseline not in self.beside:
                 raise ValueError(
                     f"profiles.{name}.promotion.baseline is {profile.promotion.baseline!r}, "
-                    f"expected one of {sorted(self.baselines)}"
+                    f"expected one of {sorted(self.beside)}"
                 )
         return self
 

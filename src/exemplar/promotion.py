@@ -18,7 +18,7 @@ from exemplar.data.io import fingerprint, read_json, read_records
 from exemplar.evaluation.gate import Decision, decide
 from exemplar.layout import Layout
 from exemplar.records import Example, Outcome
-from exemplar.settings import Baseline
+from exemplar.settings import Baseline, Trained
 
 
 def promote_round(params: Params, layout: Layout, number: int) -> dict[str, Any]:
@@ -26,8 +26,8 @@ def promote_round(params: Params, layout: Layout, number: int) -> dict[str, Any]
     profile, dataset = params.active, read_dataset(layout.data)
     settings, folder = profile.promotion, layout.round(number)
     evaluations = {
-        name: (item, layout.baseline(name) / "evaluation")
-        for name, item in params.baselines.items()
+        name: (params.trained.get(name, item), layout.baseline(name) / "evaluation")
+        for name, item in params.beside.items()
     }
     for _, evaluation in [*evaluations.values(), ("", folder / "evaluation")]:
         _require_same_data(evaluation, dataset)  # before anything is logged
@@ -59,18 +59,20 @@ def log_baselines(
     store: tracking.Store,
     dataset: Dataset,
     profile: Profile,
-    baselines: Mapping[str, tuple[Baseline, Path]],
+    baselines: Mapping[str, tuple[Baseline | Trained, Path]],
     *,
     data: Path,
 ) -> None:
     """Log one run a baseline; `baselines` gives settings and evaluation folder by name."""
+    training = _flat("kd_training.", profile.kd_training.model_dump())
     for name, (settings, folder) in baselines.items():
+        trained = training if isinstance(settings, Trained) else {}
         tracking.log_run(
             store,
             name=f"baseline-{name}",
             kind="baseline",
             round=None,
-            params={**_flat("", settings.model_dump()), **_shared_params(profile)},
+            params={**_flat("", settings.model_dump()), **trained, **_shared_params(profile)},
             metrics=_figures(read_json(folder / "metrics.json")),
             datasets=_datasets(dataset, data),
             tags=git_tags(),

@@ -17,7 +17,7 @@ from exemplar.records import Candidates, Outcome
 def write_report(params: Params, layout: Layout) -> dict[str, Any]:
     """Write report.html, metrics/rounds.{json,csv} and plots/average.svg; return counts."""
     profile, dataset = params.active, read_dataset(layout.data)
-    folders = {name: layout.baseline(name) for name in params.baselines}
+    folders = {name: layout.baseline(name) for name in params.beside}
     folders |= {name: layout.round(item.number) for name, item in params.rounds.items()}
     metrics = {name: read_json(path / "evaluation/metrics.json") for name, path in folders.items()}
     rounds = {name: layout.round(item.number) for name, item in params.rounds.items()}

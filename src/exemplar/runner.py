@@ -34,8 +34,10 @@ def set_params(
     changes: dict[str, Any] = dict(_parse(setting) for setting in settings)
     if source:
         changes["download_data.source"] = source
-        if source in ("sample", "hub"):  # the folder of a local source is no mirror of the hub
+        if source in ("sample", "hub", "released"):  # a local source's folder is none of theirs
             changes["download_data.path"] = None
+        if source == "released":  # whose passages keep their places
+            changes |= {"download_data.max_pool": None, "download_data.wording": 0}
     if data_path:
         changes["download_data.path"] = data_path
     if tasks:

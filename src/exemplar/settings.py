@@ -47,16 +47,19 @@ class DownloadData(Section):
     """Where examples come from and how many are kept (paper: 30,000 train, 10,000 test a task).
 
     `path`: the folder of the source 'local'; s3://BUCKET/FOLDER for 's3'; for 'hub' a mirror, or
-    null. `wording`: which of a task's prompt templates is used.
+    null; for 'released' the authors' files, in a folder or as hf://datasets/OWNER/NAME@REVISION, or
+    null for theirs on the hub; `scores`: with their candidates and rewards. `wording`: which of a
+    task's prompt templates is used.
     """
 
-    source: Literal["sample", "local", "hub", "s3"]
+    source: Literal["sample", "local", "hub", "s3", "released"]
     path: str | None = None
     tasks: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     max_pool: Count | None = None
     max_train: Count | None = 30_000
     max_test: Count | None = 10_000
     wording: Annotated[int, Field(ge=0)] = 0
+    scores: bool = True
 
     @model_validator(mode="before")
     @classmethod
@@ -71,6 +74,11 @@ class DownloadData(Section):
             raise ValueError("source 'local' needs a path: the folder that holds one folder a task")
         if self.source == "s3" and not (self.path or "").startswith("s3://"):
             raise ValueError(f"source 's3' needs a path like s3://BUCKET/FOLDER, got {self.path!r}")
+        if self.source == "released" and (self.max_pool is not None or self.wording):
+            raise ValueError(
+                "source 'released' keeps every passage as it is, because its scores name them by "
+                "their place: max_pool must be null and wording 0; `tasks` makes it smaller"
+            )
         return self
 
 
@@ -186,10 +194,35 @@ class Report(Section):
 
 
 class Baseline(Section):
-    """A method to compare with. `encoder` defaults to the one that distillation starts from."""
+    """A method to compare with. `encoder` defaults to the one that distillation starts from.
+
+    The prefixes stand before each query and each pool example where the encoder was trained so.
+    """
 
     method: Literal["zero_shot", "random", "kmeans", "bm25", "dense"]
     encoder: str | None = None
+    query_prefix: str = ""
+    passage_prefix: str = ""
+
+    @model_validator(mode="after")
+    def _has_an_encoder_for_what_it_says(self) -> Baseline:
+        given = [
+            name for name in ("encoder", "query_prefix", "passage_prefix") if getattr(self, name)
+        ]
+        if given and self.method not in ("dense", "kmeans"):
+            raise ValueError(f"method {self.method} has no encoder, so {given[0]} says nothing")
+        return self
+
+
+class Trained(Section):
+    """A retriever trained beside the rounds by the settings of kd_training, and then a baseline.
+
+    `teacher`: "llm_scores" learns from the LM's scores by contrast alone (EPR); "rewards" distils
+    rewards, as a round does. `path`: the file, or a folder with such files a round, from the root.
+    """
+
+    teacher: Literal["llm_scores", "rewards"]
+    path: str
 
 
 class Round(Section):

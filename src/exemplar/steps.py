@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exemplar.config import Params, Profile
-from exemplar.data.dataset import open_dataset, read_dataset
+from exemplar.data.dataset import read_dataset
 from exemplar.data.io import atomic_folder, fingerprint, write_json, write_records, write_text
 from exemplar.layout import Layout
 from exemplar.lm import load as load_lm
@@ -21,7 +21,6 @@ from exemplar.lm.parts import Cut, Parts, Shard
 from exemplar.models import cache_folder
 from exemplar.records import Candidates, LlmScores, Outcome, Rewards
 from exemplar.settings import Baseline
-from exemplar.tasks import spec
 
 if TYPE_CHECKING:
     from exemplar.lm.base import LanguageModel
@@ -31,31 +30,10 @@ Figures = Mapping[str, Any]
 
 def download_data(profile: Profile, *, data: Path) -> Figures:
     """Read examples from the source, check and split them, and seal them in a data folder."""
-    from exemplar.data import sources
+    from exemplar.data import download
 
-    settings = profile.download_data
-    source, path = sources.at_hand(settings.source, settings.path, cache_folder())
-    own_tasks = sources.own_tasks(source, path)
-    catalog = spec.load_catalog(own_tasks)
-    names = settings.tasks or sources.available(source, path, catalog)
-    with open_dataset(data, source=settings.source, own_tasks=own_tasks) as writer:
-        counts = sources.stream(
-            source,
-            writer.keep,
-            path=path,
-            specs=[task.worded(settings.wording) for task in spec.select(catalog, names)],
-            seed=profile.seed,
-            progress="reading",
-            **settings.model_dump(include={"max_pool", "max_train", "max_test"}),
-        )
-        writer.manifest = {
-            "source": settings.source,
-            "tasks": list(names),
-            "settings": settings.model_dump(mode="json", exclude={"path"}),
-            "seed": profile.seed,
-            "counts": counts,
-        }
-    return {"tasks": len(names), **sources.totals(counts)}
+    settings = profile.download_data.model_dump(mode="json")
+    return download.fill(data, settings, seed=profile.seed, cache=cache_folder())
 
 
 def bm25_candidates(profile: Profile, *, data: Path, out: Path) -> Figures:
@@ -166,25 +144,29 @@ def kd_training(
     *,
     data: Path,
     rewards: Sequence[Path],
-    llm_scores: Path,
+    llm_scores: Path | None,
     out: Path,
     number: int,
 ) -> Figures:
-    """Distil the rewards of all rounds so far into a retriever."""
+    """Distil the rewards of all rounds so far into a retriever.
+
+    `llm_scores` are there to compare with, if at all; without rewards they are the teacher (EPR).
+    """
     from exemplar.training import distill
 
     dataset, settings = read_dataset(data), profile.kd_training
-    taught = [dataset.read(path, Rewards) for path in rewards]
+    scores = dataset.of_training(dataset.read(llm_scores, LlmScores)) if llm_scores else []
+    taught = [dataset.of_training(dataset.read(path, Rewards)) for path in rewards]
     report = distill.train_retriever(
         settings.init,
-        dataset.pool_examples(*taught),
-        taught,
+        dataset.pool_examples(scores, *taught),
+        taught or [scores],
         out,
-        llm_scores=dataset.read(llm_scores, LlmScores),
+        llm_scores=scores,
         classification_tasks=dataset.classification_tasks,
         seed=profile.seed,
         round=number,
-        progress=f"retriever, round {number}",
+        progress=f"retriever, {out.parent.name}",
         **settings.model_dump(exclude={"init", "clip_norm"}),
         clip=settings.clip_norm,
         checkpoint=_beside(out, "checkpoint"),
@@ -220,11 +202,13 @@ def search(
         Method(
             name=method.method,
             encoder=method.encoder or profile.kd_training.init,
+            query_prefix=method.query_prefix,
+            passage_prefix=method.passage_prefix,
             seed=profile.seed,
             bm25_options=profile.bm25_candidates.model_dump(exclude={"num_candidates", "scope"}),
             **settings.model_dump(exclude={"num_shots", "num_candidates"}),
         ),
-        [(queries, k) for _, queries, k in requests],
+        [(dataset.searching(queries), k) for _, queries, k in requests],
         dataset.pool,
         index_folder=index,
         made_from=sealed,

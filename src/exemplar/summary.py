@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def methods(params: Params, layout: Layout) -> dict[str, Path]:
     """Return the evaluation folder of every method: the baselines, then the rounds."""
-    folders = {name: layout.baseline(name) / "evaluation" for name in params.baselines}
+    folders = {name: layout.baseline(name) / "evaluation" for name in params.beside}
     folders |= {
         name: layout.round(item.number) / "evaluation" for name, item in params.rounds.items()
     }

@@ -87,6 +87,31 @@ def test_round_two_learns_from_the_rewards_of_both_rounds(workspace, tmp_path):
     assert losses(by_command) != losses(last)
 
 
+def test_without_rewards_the_lms_scores_are_the_teacher_and_without_scores_the_rewards(
+    workspace, tmp_path
+):
+    """EPR has no reward model, and a release of rewards has no LM scores."""
+    folder = workspace.layout.round(1)
+    given = {"data": workspace.layout.data, "number": 1}
+    scores, rewards = folder / "llm_scores.parquet", folder / "rewards.parquet"
+    steps.kd_training(
+        workspace.profile, rewards=(), llm_scores=scores, out=tmp_path / "epr", **given
+    )
+    steps.kd_training(
+        workspace.profile, rewards=[rewards], llm_scores=None, out=tmp_path / "kd", **given
+    )
+    epr, kd = (
+        json.loads((tmp_path / name / "training.json").read_text())["summary"]
+        for name in ("epr", "kd")
+    )
+    assert "held_out/kl" not in epr
+    assert "held_out/llm_spearman" in epr
+    assert "held_out/kl" in kd
+    assert "held_out/llm_spearman" not in kd
+    for name in ("model.safetensors", "modules.json"):  # the figures alone need the LM's scores
+        assert (tmp_path / "kd" / name).read_bytes() == (folder / "retriever" / name).read_bytes()
+
+
 def test_rewards_of_other_data_are_refused_before_any_training(workspace, tmp_path):
     """Ids may be the same while the texts behind them changed."""
     other = workspace.profile.model_copy(update={"seed": 4})

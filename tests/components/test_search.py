@@ -194,6 +194,29 @@ def test_a_folder_that_holds_no_encoder_is_refused(workspace, tmp_path):
     assert not (tmp_path / "demonstrations.parquet").exists()
 
 
+def test_prefixes_stand_before_queries_and_pool_examples(workspace, tiny_models, tmp_path):
+    """An encoder that was trained with "query: " is a worse one without it."""
+    steps.search(
+        workspace.profile,
+        data=workspace.layout.data,
+        method=Baseline(
+            method="dense",
+            encoder=str(tiny_models.encoder),
+            query_prefix="the cup: ",
+            passage_prefix="a river: ",
+        ),
+        out=tmp_path / "demonstrations.parquet",
+    )
+    dataset = workspace.dataset
+    pool_PD = plain_embeddings(tiny_models.encoder, [f"a river: {e.text}" for e in dataset.pool])
+    queries = [f"the cup: {q.query}" for q in dataset.test]
+    queries_QD = plain_embeddings(tiny_models.encoder, queries)
+    found = read_records(tmp_path / "demonstrations.parquet", Candidates)
+    for item, query, query_D in zip(found, dataset.test, queries_QD, strict=True):
+        _, similarities = nearest(query_D, query, dataset.pool, pool_PD, 3)
+        assert item.similarities == pytest.approx(similarities.tolist(), abs=2e-6)
+
+
 def test_a_baseline_may_bring_its_own_encoder(workspace, tmp_path):
     """Comparing with a published encoder needs no code."""
     steps.search(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -248,6 +249,108 @@ def outdated(root: Path) -> set[str]:
         changed = {name.rpartition(":")[2] for name in repo.status()}
         graph = networkx.relabel_nodes(repo.index.graph, lambda stage: stage.name)
     return changed.union(*(networkx.ancestors(graph, name) for name in changed))
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "needed"),
+    [
+        ("epr", "params.yaml", {"download_data", "bm25_candidates", "llm_scoring@r1"}),
+        ("llm_r", "docs/method.md", {"download_data"}),
+    ],
+)
+def test_one_line_trains_a_retriever_beside_the_rounds(project, tmp_path, name, where, needed):
+    """EPR costs a training: it runs where it is asked for, after what it learns from, no more."""
+    import networkx
+    from dvc.repo import Repo
+
+    root = tmp_path / "project"
+    copy_project(project, root, baselines=["bm25"])
+    text = (root / "params.yaml").read_text()
+    assert "trained: {}" in text
+    (line,) = re.findall(rf"(trained: {{{name}: .*}}}})", (project / where).read_text())
+    (root / "params.yaml").write_text(text.replace("trained: {}", line))
+    with Repo(str(root)) as repo:
+        graph = networkx.relabel_nodes(repo.index.graph, lambda stage: stage.name)
+        found = {stage.name: facts(stage, root) for stage in repo.index.stages}
+    steps = ("kd_training", "search", "evaluation")
+    ours = {f"trained_{step}@{name}" for step in steps}
+    assert {stage for stage in found if name in stage} == ours
+    for step in steps:
+        stage, twin = found[f"trained_{step}@{name}"], found[f"{step}@r1"]
+        assert stage["cmd"] == f"exemplar {step.replace('_', '-')} --baseline {name}"
+        # It watches what the round's own stage watches: both call one function.
+        assert {key for key in stage["params"] if not key.startswith("trained.")} == set(
+            twin["params"]
+        )
+        assert {path for path in twin["deps"] if path.startswith("src/")} <= set(stage["deps"])
+    last = f"trained_evaluation@{name}"
+    assert networkx.descendants(graph, last) == ours - {last} | needed
+    assert networkx.ancestors(graph, last) == AT_THE_END
+
+
+@pytest.fixture
+def store(monkeypatch):
+    """The address of an empty bucket on a server that speaks S3, with credentials for it."""
+    pytest.importorskip("dvc_s3")
+    boto3 = pytest.importorskip("boto3")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    keys = {
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    for name, value in keys.items():
+        monkeypatch.setenv(name, value)
+    boto3.client("s3", endpoint_url=f"http://{host}:{port}").create_bucket(Bucket="bucket")
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+def test_outputs_go_to_s3_and_come_back_and_nothing_is_run_again(
+    finished, project, store, tmp_path
+):
+    """A colleague's pull after which everything is computed anew would cost days of LM time."""
+    from dvc.repo import Repo
+
+    root = tmp_path / "project"
+    shutil.copytree(finished, root)
+    before = outputs(root)
+    documented = re.findall(
+        r"^(dvc remote \w+ .*?)(?: +#.*)?$", (project / "docs/operations.md").read_text(), re.M
+    )
+    told = [command for command in documented if "s3://" in command or "endpointurl" in command]
+    assert len(told) == 2
+    for command in told:
+        words = shlex.split(command.replace("https://STORE", store))[1:]
+        subprocess.run([sys.executable, "-m", "dvc", *words], cwd=root, check=True)
+    with Repo(str(root)) as repo:
+        assert repo.push() > 0
+    for name in {path.split("/")[0] for path in before}:
+        path = root / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.rmtree(root / ".dvc/cache")
+    shutil.rmtree(root / ".dvc/tmp")
+    with Repo(str(root)) as repo:
+        repo.pull()
+    assert outputs(root) == before
+    nothing = {**os.environ, "PATH": ""}  # there is no `exemplar` that it could run
+    command = [sys.executable, "-m", "dvc", "repro"]
+    done = subprocess.run(command, cwd=root, env=nothing, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "up to date" in done.stdout
+
+
+def outputs(root: Path) -> dict[str, bytes]:
+    """Every file that a stage wrote."""
+    others = {".dvc", "src", "mlflow", "dvc.yaml", "dvc.lock", "params.yaml", ".dvcignore"}
+    files = (path.relative_to(root) for path in root.rglob("*") if path.is_file())
+    return {
+        path.as_posix(): (root / path).read_bytes()
+        for path in files
+        if path.parts[0] not in others and path.name != ".gitignore"
+    }
 
 
 @pytest.mark.slow

@@ -242,6 +242,10 @@ def test_a_retriever_is_evaluated_on_ones_own_data(here, workspace, tmp_path):
 
 def test_options_that_do_not_fit_are_one_message(here, tmp_path):
     """The words of the validation library name classes, not options."""
+    failed = here(
+        "evaluate", "--retriever", "bm25", "--query-prefix", "q: ", "--out", tmp_path / "x"
+    )
+    assert (failed.code, "takes no prefix" in failed.err) == (2, True)
     failed = here("evaluate", "--retriever", "bm25", "--source", "cloud", "--out", tmp_path / "x")
     assert failed.code == 2
     assert "download_data.source" in failed.err

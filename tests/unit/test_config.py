@@ -189,6 +189,35 @@ def test_an_unknown_profile_and_no_round_are_refused(raw, refusal, key, value, w
     assert words in refusal(raw)
 
 
+def test_what_is_trained_beside_the_rounds_is_a_baseline_of_its_own_name(raw, refusal, tmp_path):
+    """Two methods in one folder would be judged as one."""
+    raw["trained"] = {"epr": {"teacher": "llm_scores", "path": "rounds/r1/llm_scores.parquet"}}
+    raw["profiles"]["tiny"]["promotion"]["baseline"] = "epr"
+    (tmp_path / "good.yaml").write_text(yaml.safe_dump(raw))
+    params = load_params(tmp_path / "good.yaml")
+    assert list(params.beside) == [*params.baselines, "epr"]
+    raw["trained"]["bm25"] = raw["trained"]["epr"]
+    assert "'bm25' names both" in refusal(raw)
+    raw["trained"] = {"r1": raw["trained"]["epr"]}
+    assert "not the name of a round" in refusal(raw)
+    raw["trained"] = {"epr": {"teacher": "me", "path": "x"}}
+    assert "'llm_scores' or 'rewards', got 'me'" in refusal(raw)
+
+
+def test_prefixes_without_an_encoder_are_refused(raw, refusal):
+    """BM25 with a prefix runs, and the prefix is nowhere."""
+    raw["baselines"]["bm25"]["query_prefix"] = "query: "
+    assert "method bm25 has no encoder, so query_prefix says nothing" in refusal(raw)
+
+
+@pytest.mark.parametrize(("key", "value"), [("max_pool", 9), ("wording", 1)])
+def test_a_release_cannot_be_thinned_or_reworded(raw, refusal, key, value):
+    """Its scores name passages by their place."""
+    section = raw["profiles"]["tiny"]["download_data"]
+    section |= {"source": "released", "max_pool": None, key: value}
+    assert "'released' keeps every passage" in refusal(raw)
+
+
 def test_the_gates_first_opponent_must_be_a_baseline(raw, refusal):
     """Otherwise the first promotion fails after hours of training."""
     raw["profiles"]["tiny"]["promotion"]["baseline"] = "bm26"

@@ -48,6 +48,14 @@ def test_the_hub_takes_no_local_folder_for_a_mirror(params, path, kept):
     assert load_params(params).active.download_data.path == kept
 
 
+def test_a_release_comes_whole_whatever_the_profile_says(params):
+    """The demo's max_pool would cut the passages that scores name by their place."""
+    given = {"source": "released", "data_path": "files"}
+    runner.set_params(params, **{**NOTHING, **given})
+    section = load_params(params).active.download_data
+    assert (section.source, section.path, section.max_pool) == ("released", "files", None)
+
+
 def test_all_options_reach_the_chosen_profile(params):
     """What DVC does not see in params.yaml it neither records nor acts on."""
     runner.set_params(
@@ -81,7 +89,7 @@ def test_all_options_reach_the_chosen_profile(params):
         ({"settings": ["kd_training.num_updates=few"]}, "the new settings.*valid integer"),
         ({"profile": "big"}, "expected one of"),
         ({"profile": "big", "settings": ["seed=3"]}, "big"),
-        ({"source": "cloud"}, "'sample', 'local', 'hub' or 's3'"),
+        ({"source": "cloud"}, "'local', 'hub', 's3' or 'released'"),
         ({"source": "local"}, "needs a path"),
     ],
 )

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from exemplar.data.io import (
     Record,
@@ -39,6 +39,11 @@ SPLITS = ("pool", "train", "test")
 
 Keep = Callable[[str, Example], None]
 """Takes an example of the split "pool", "train" or "test"."""
+
+Also = Callable[[Path, str], None]
+"""Writes what else belongs into a data folder, given it and the fingerprint of its three files."""
+
+Judged = TypeVar("Judged", LlmScores, Rewards)
 
 
 @dataclass(frozen=True)
@@ -74,12 +79,29 @@ class Dataset:
         present = {example.task for example in self.test}
         return [task for task in self.manifest["tasks"] if task in present]
 
+    def searching(self, queries: Sequence[Example]) -> list[Example]:
+        """Return queries under the task whose pool examples they search.
+
+        That is their own, or, where it has none, the one that it trains from.
+        """
+        filled = self.pool.by_task()
+
+        def at_home(query: Example) -> Example:
+            other = "" if query.task in filled else self.specs[query.task].train_from
+            return replace(query, task=other) if other in filled else query
+
+        return [at_home(query) for query in queries]
+
+    def of_training(self, records: Iterable[Judged]) -> list[Judged]:
+        """Return the records of training queries: a release scores those of held-out tasks too."""
+        known = {example.example_id for example in self.train}
+        return [record for record in records if record.query_id in known]
+
     @cached_property
     def specs(self) -> dict[str, TaskSpec]:
         """The definitions of the manifest's tasks, by name."""
-        return {
-            spec.name: spec for spec in select(load_catalog(self.own_tasks), self.manifest["tasks"])
-        }
+        catalog = load_catalog(self.own_tasks, alone=self.manifest["source"] == "released")
+        return {spec.name: spec for spec in select(catalog, self.manifest["tasks"])}
 
     @property
     def classification_tasks(self) -> frozenset[str]:
@@ -110,6 +132,7 @@ class DatasetWriter:
     def __init__(self, writers: Mapping[str, Writer[Example]]) -> None:
         self._writers = writers
         self.manifest: Mapping[str, Any] = {}
+        self.also: Also | None = None
 
     def keep(self, split: str, example: Example) -> None:
         """Take an example of the split "pool", "train" or "test"."""
@@ -123,7 +146,7 @@ def open_dataset(
     """Yield a writer; the three Parquet files and the manifest appear as one folder, or not at all.
 
     `own_tasks`: a file with the entries of tasks that are not built in; a copy goes along. The
-    writer's `manifest` has to be set before the block ends.
+    writer's `manifest` has to be set before the block ends; its `also` may complete it.
     """
     with atomic_folder(folder) as temporary:
         if own_tasks:
@@ -137,6 +160,8 @@ def open_dataset(
             writer = DatasetWriter(opened)
             yield writer
         digests = {name: fingerprint(path) for name, path in paths.items()}
+        if writer.also:
+            writer.also(temporary, _seal(digests))
         write_json(temporary / "manifest.json", {**writer.manifest, "sha256": digests})
 
 
@@ -148,10 +173,11 @@ def write_dataset(
     test: Iterable[Example],
     manifest: Mapping[str, Any],
     own_tasks: Path | None = None,
+    also: Also | None = None,
 ) -> None:
-    """Write examples that are at hand as a data folder; see `open_dataset`."""
+    """Write examples as a data folder; see `open_dataset`."""
     with open_dataset(folder, source=str(manifest["source"]), own_tasks=own_tasks) as writer:
-        writer.manifest = manifest
+        writer.manifest, writer.also = manifest, also
         for name, examples in zip(SPLITS, (pool, train, test), strict=True):
             for example in examples:
                 writer.keep(name, example)

@@ -89,14 +89,14 @@ def divide(
         counted = {split: _Counted(keep, split, labelled=labelled) for split in SPLITS}
         described = progress and f"{progress}: {spec.name}"
         bar = tqdm(material.pool, desc=described, disable=progress is None, unit=" rows")
-        pool = _draw(_fresh(bar, test_queries, material.counts), max_pool, seed, "pool", rows)
+        pool = draw(_fresh(bar, test_queries, material.counts), max_pool, seed, "pool", rows)
         through = counted["pool"].passing(pool)
         teachers = (one for one in through if ids is None or one.example.example_id in ids)
-        for one in _draw(teachers, max_train, seed, "train", rows):
+        for one in draw(teachers, max_train, seed, "train", rows):
             counted["train"](one)
         for _ in through:
             pass  # what lies behind the last training query
-        for one in _draw(material.test, max_test, seed, "test", rows and spec.name):
+        for one in draw(material.test, max_test, seed, "test", rows and spec.name):
             counted["test"](one)
         material.counts |= {split: counter.count for split, counter in counted.items()}
         if labelled:
@@ -127,10 +127,13 @@ class _Counted:
             yield one
 
 
-def _draw(
+def draw(
     numbered: Iterable[Numbered], limit: int | None, seed: int, split: str, rows: str | None
 ) -> Iterable[Numbered]:
-    """Return `limit` of a stream in its order: those of the smallest seeds, in a single pass."""
+    """Return `limit` of a stream in its order: those of the smallest seeds, in a single pass.
+
+    None: all of them. `rows` names what is drawn from; None: the first ones are taken.
+    """
     if limit is None or rows is None:
         return islice(numbered, limit)
     drawn = heapq.nsmallest(

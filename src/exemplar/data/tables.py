@@ -7,6 +7,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -36,15 +37,31 @@ def read_rows(path: Path) -> Iterator[Row]:
 
     Raises `DataError`, naming the file and where possible the line, on what cannot be read.
     """
+    if path.suffix == ".parquet":
+        yield from _parquet_rows(path)
+    elif path.suffix == ".csv":
+        with _told_errors(path), path.open(encoding="utf-8-sig", newline="") as file:
+            yield from _csv_rows(path, file)
+    else:
+        for _, row in read_json_lines(path):
+            yield row
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[str, Row]]:
+    """Yield the lines of a JSON lines file that are not blank, as they stand, and their rows.
+
+    Errors are those of `read_rows`.
+    """
+    with _told_errors(path), _open_text(path) as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield line, _json_row(path, number, line)
+
+
+@contextmanager
+def _told_errors(path: Path) -> Iterator[None]:
     try:
-        if path.suffix == ".parquet":
-            yield from _parquet_rows(path)
-        elif path.suffix == ".csv":
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                yield from _csv_rows(path, file)
-        else:
-            with _open_text(path) as file:
-                yield from _json_rows(path, file)
+        yield
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(
             f"{path} is a damaged or cut-off gzip file ({error}). Fetch or write it again."
@@ -59,23 +76,20 @@ def _open_text(path: Path) -> TextIO:
     return path.open(encoding="utf-8")
 
 
-def _json_rows(path: Path, file: TextIO) -> Iterator[Row]:
-    for number, line in enumerate(file, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{path}, line {number} is not JSON ({error}). Each line must be one JSON object; "
-                "a last line that breaks off means that the file was cut off."
-            ) from error
-        if not isinstance(row, dict):
-            raise DataError(
-                f"{path}, line {number}: expected a JSON object with the row's columns, "
-                f"got {line.strip()[:80]}."
-            )
-        yield row
+def _json_row(path: Path, number: int, line: str) -> Row:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}, line {number} is not JSON ({error}). Each line must be one JSON object; "
+            "a last line that breaks off means that the file was cut off."
+        ) from error
+    if not isinstance(row, dict):
+        raise DataError(
+            f"{path}, line {number}: expected a JSON object with the row's columns, "
+            f"got {line.strip()[:80]}."
+        )
+    return row
 
 
 def _csv_rows(path: Path, file: TextIO) -> Iterator[Row]:

@@ -5,25 +5,46 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from exemplar.records import Candidates, Example
 from exemplar.retrieval import baselines, bm25
 from exemplar.retrieval.members import Proposals
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from exemplar.retrieval.encoder import Encoder
+
+
 Name = Literal["zero_shot", "random", "kmeans", "bm25", "dense"]
+
+
+class _Prefixed:
+    """An encoder that sets the same words before every text."""
+
+    def __init__(self, encoder: Encoder, prefix: str) -> None:
+        self._encoder, self._prefix, self.device = encoder, prefix, encoder.device
+
+    def encode(self, texts: Sequence[str], *, progress: str | None = None) -> NDArray[np.float32]:
+        return self._encoder.encode([self._prefix + text for text in texts], progress=progress)
 
 
 @dataclass(frozen=True)
 class Method:
     """One way to propose pool examples; `dense` and `kmeans` need an encoder.
 
+    The prefixes stand before what is embedded, queries and pool examples, for encoders that were
+    trained so.
     `approximate_above` and `probes` are those of `PoolIndex.build`, `bm25_options` those of
     `bm25_candidates` (engine, method, k1, b).
     """
 
     name: Name
     encoder: str | Path | None = None
+    query_prefix: str = ""
+    passage_prefix: str = ""
     max_length: int = 256
     scope: Literal["task", "pool"] = "task"
     seed: int = 0
@@ -73,16 +94,18 @@ def propose(
 
     assert method.encoder is not None, f"{method.name} needs an encoder"
     encoder = Encoder.load(method.encoder, max_length=method.max_length, dtype=method.dtype)
+    of_queries = _Prefixed(encoder, method.query_prefix)
+    of_pool = _Prefixed(encoder, method.passage_prefix)
     if method.name == "kmeans":
         return [
             baselines.kmeans_candidates(
-                queries, pool, encoder, k=k, seed=method.seed, progress=progress
+                queries, pool, of_pool, k=k, seed=method.seed, progress=progress
             )
             for queries, k in requests
         ]
     index = PoolIndex.build(
         pool,
-        encoder,
+        of_pool,
         approximate_above=method.approximate_above,
         probes=method.probes,
         progress=progress and f"{progress}: pool",
@@ -90,7 +113,9 @@ def propose(
     if index_folder is not None:
         index.save(index_folder, made_from=made_from)
     return [
-        dense.dense_candidates(queries, index, encoder, k=k, scope=method.scope, progress=progress)
+        dense.dense_candidates(
+            queries, index, of_queries, k=k, scope=method.scope, progress=progress
+        )
         for queries, k in requests
     ]
 

@@ -101,7 +101,9 @@ class _Entry:
         for key in sorted(required - self.values.keys()):
             self.refuse(key, f"it is missing, and a {kind} task needs it.")
         if "query" not in self.values:
-            for key in sorted((_ROW_KEYS | _KIND_KEYS[kind] - {"labels"}) & self.values.keys()):
+            for key in sorted(
+                (_ROW_KEYS - {"train_from"} | _KIND_KEYS[kind] - {"labels"}) & self.values.keys()
+            ):
                 self.refuse(key, "it says how to read rows, so the key 'query' is needed too.")
 
     def typed(self, key: str, kind: type, default: Any) -> Any:

@@ -24,8 +24,9 @@ that is rendered from rows needs `query` and, by kind:
 
 Optional: `group` (the column of a passage that examples share), `replace` (text -> text, applied
 to every value), `max_words` (longer values are cut there), `train_from` (the folder of another
-task whose training rows fill this task's pool), `hub` (where the rows are published: `id`,
-`config`, `revision`, and the names of the splits that are used as `train` and `test`).
+task whose training rows fill this task's pool; without `query`: whose pool it uses), `hub` (where
+the rows are published: `id`, `config`, `revision`, and the names of the splits that are used as
+`train` and `test`).
 
 Placeholders: `{column}` or `{column.key}`. Whitespace in a value becomes single spaces: a blank
 line would part two demonstrations. Lists are joined by ", " (lists of lists: " | ", then "; ").
@@ -99,13 +100,15 @@ class TaskSpec:
         return replace(self, wording=number, train_spec=train_spec)
 
 
-def load_catalog(path: Path | None = None) -> dict[str, TaskSpec]:
+def load_catalog(path: Path | None = None, *, alone: bool = False) -> dict[str, TaskSpec]:
     """Return every task by name: the built-in ones and, if given, those of one's own file.
+
+    `alone`: the file's tasks and no built-in one, whose names it may then use for its own.
 
     Raises `TaskError`, naming file, task and key, on anything the format does not know, and where
     two entries claim one name.
     """
-    catalog = dict(_built_in())
+    catalog = {} if alone else dict(_built_in())
     if path:
         _read_into(catalog, path)
     return {

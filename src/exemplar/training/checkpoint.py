@@ -38,8 +38,16 @@ class State:
 def identity_of(*parts: object) -> str:
     """Return the sha256 of the parts' texts: what tells one training from another."""
     digest = hashlib.sha256()
-    for part in parts:
-        digest.update(f"{part!r}\n".encode())
+
+    def take(part: object) -> None:
+        if isinstance(part, list | tuple) and part:  # one by one: there may be millions of records
+            digest.update(f"{type(part).__name__} of {len(part)}\n".encode())
+            for inner in part:
+                take(inner)
+        else:
+            digest.update(f"{part!r}\n".encode())
+
+    take(parts)
     return digest.hexdigest()
 
 

@@ -1,5 +1,8 @@
 """The retriever: a bi-encoder distilled from the reward model (paper, section 3.4).
 
+Given the LM's scores in place of rewards it learns by contrast alone instead, which is EPR (Rubin,
+Herzig and Berant 2022), a baseline of the paper.
+
 Shapes: B queries of a batch, N candidates of a query (the positive in column 0), U different
 texts, D dimensions.
 """
@@ -11,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Unpack
+from typing import Any, TypeAlias, Unpack
 
 import torch
 from torch import Tensor
@@ -21,11 +24,13 @@ from exemplar.errors import TrainingError
 from exemplar.records import Example, LlmScores, Rewards
 from exemplar.retrieval.encoder import Encoder
 from exemplar.training import figures, loop, losses, sampling
-from exemplar.training.groups import Groups, Row, Vectors, texts_of
+from exemplar.training.groups import Groups, Judged, Row, Vectors, texts_of
 from exemplar.training.optimisation import prepare, resolve_dtype
 
 GROUP_ACCURACY = "group_accuracy"
 """The figure that the weights are kept by."""
+
+Loss: TypeAlias = losses.Distillation | losses.Contrast
 
 AGREEMENT_AT = 3
 """How many of the nearest candidates `label_agreement` looks at."""
@@ -37,7 +42,7 @@ HELD_OUT_DRAWS = 4
 def train_retriever(
     init: str,
     examples_by_id: Mapping[str, Example],
-    rewards_by_round: Sequence[Sequence[Rewards]],
+    judged_by_round: Sequence[Sequence[Judged]],
     out: Path,
     *,
     seed: int,
@@ -63,12 +68,14 @@ def train_retriever(
     batch_tokens: int = 8192,
     **options: Unpack[loop.Options],
 ) -> loop.TrainingReport:
-    """Train a retriever on rewards and write the folder `out`, whole or not at all.
+    """Train a retriever on rewards or LM scores and write the folder `out`, whole or not at all.
 
     `init`: an encoder (folder, hub id or package:...). `examples_by_id`: queries and pool.
-    `rewards_by_round`: those of rounds 1 to `round`. An epoch shows each query once, with a group
-    (`sampling.distill_group`) from one of the rounds: rewards of two rounds come from two reward
-    models and share no scale. `classification_tasks`: the tasks in which negatives must carry
+    `judged_by_round`: the rewards of rounds 1 to `round`, distilled (`losses.distillation`,
+    `sampling.distill_group`), or LM scores, contrasted (`losses.contrast`,
+    `sampling.contrast_group`). An epoch shows each query once, with a group from one of the
+    rounds: rewards of two rounds come from two reward models and share no scale.
+    `classification_tasks`: the tasks in which negatives must carry
     another label than the query. `llm_scores`: only to compare with. `mask_same_label` (beyond
     the paper): in those tasks nothing that carries the query's label is its negative in the
     contrastive part either. The weights kept have the highest `group_accuracy` on held-out
@@ -86,17 +93,19 @@ def train_retriever(
         encoder.freeze_positions()
     groups = Groups(
         examples_by_id,
-        rewards_by_round,
+        judged_by_round,
         seeds=(seed, "kd_training", round),
         labelled=frozenset(classification_tasks),
         sizes={"num_top": num_top, "num_bottom": num_bottom, "num_negatives": num_negatives},
     )
-    loss = partial(
+    loss: partial[Any] = partial(
         losses.distillation,
         temperature=temperature,
         teacher_temperature=teacher_temperature,
         contrastive_weight=contrastive_weight,
     )
+    if not groups.hold_rewards:
+        loss = partial(losses.contrast, temperature=temperature)
     lesson = _Distillation(
         groups,
         Vectors(encoder, groups.texts(llm_scores), batch_tokens),
@@ -124,7 +133,7 @@ class _Distillation:
         self,
         groups: Groups,
         vectors: Vectors,
-        loss: Callable[..., losses.Distillation],
+        loss: Callable[..., Loss],
         *,
         llm_scores: Sequence[LlmScores],
         mask_same_label: bool,
@@ -162,27 +171,21 @@ class _Distillation:
         epoch, queries = self._batches.at(update)
         rows = [self._groups.row(query, "epoch", epoch) for query in queries]
         texts = [text for row in rows for text in (row.query.query, *texts_of(self._chosen(row)))]
-        return self._distil(rows, *self._vectors.of(texts))._asdict()
+        return self._lose(rows, *self._vectors.of(texts))._asdict()
 
     def _chosen(self, row: Row) -> list[Example]:
-        candidates = self._groups.candidates(row.rewards)
+        candidates = self._groups.candidates(row.judged)
         return [candidates[i] for i in row.group]
 
-    def _distil(
-        self, rows: Sequence[Row], places: Mapping[str, int], vector_UD: Tensor
-    ) -> losses.Distillation:
+    def _lose(self, rows: Sequence[Row], places: Mapping[str, int], vector_UD: Tensor) -> Loss:
         device = vector_UD.device
         chosen = [self._chosen(row) for row in rows]
         query_B = torch.tensor([places[row.query.query] for row in rows])
         candidate_BN = torch.tensor([[places[text] for text in texts_of(each)] for each in chosen])
-        rewards_BN = [[row.rewards.rewards[i] for i in row.group] for row in rows]
-        classes = self._classes([row.query for row in rows], chosen, device)
-        return self._loss(
-            vector_UD[query_B.to(device)],
-            vector_UD[candidate_BN.to(device)],
-            torch.tensor(rewards_BN, device=device),
-            **classes,
-        )
+        arguments = [vector_UD[query_B.to(device)], vector_UD[candidate_BN.to(device)]]
+        if self._groups.hold_rewards:
+            arguments.append(torch.tensor([row.rewards for row in rows], device=device))
+        return self._loss(*arguments, **self._classes([row.query for row in rows], chosen, device))
 
     def _classes(
         self, queries: Sequence[Example], chosen: Sequence[Sequence[Example]], device: torch.device
@@ -208,19 +211,18 @@ class _Distillation:
         groups = self._groups
         texts = [query.query for query in self._held_out]
         for query in self._held_out:
-            records: list[Rewards | LlmScores] = [*groups.by_query[query.example_id]]
-            for record in (*records, *self._scored(query)):
+            for record in (*groups.by_query[query.example_id], *self._scored(query)):
                 texts += texts_of(groups.candidates(record))
         places, vector_UD = self._vectors.of(texts)
 
-        def similarities(query: Example, record: Rewards | LlmScores) -> list[float]:
+        def similarities(query: Example, record: Judged) -> list[float]:
             candidate_N = [places[text] for text in texts_of(groups.candidates(record))]
             return (vector_UD[candidate_N] @ vector_UD[places[query.query]]).tolist()
 
         figures_of: dict[str, list[float]] = defaultdict(list)
         for query in self._held_out:
-            for rewards in groups.by_query[query.example_id]:
-                self._judge(query, rewards, similarities(query, rewards), figures_of)
+            for judged in groups.by_query[query.example_id]:
+                self._judge(query, judged, similarities(query, judged), figures_of)
             for scored in self._scored(query):
                 ranking = sampling.llm_ranking(scored)
                 targets = [-float(ranking.index(i)) for i in range(len(ranking))]
@@ -229,13 +231,13 @@ class _Distillation:
         for draw in range(HELD_OUT_DRAWS):
             rows = [groups.row(query, "held_out", draw) for query in self._held_out]
             for row in rows:
-                scores = similarities(row.query, row.rewards)
+                scores = similarities(row.query, row.judged)
                 hit = figures.picks_positive(scores, row.group[0], row.group[1:])
                 figures_of[GROUP_ACCURACY].append(float(hit))
                 figures_of["chance"].append(figures.chance_of_picking(row.group[1:]))
             for start in range(0, len(rows), self._batch_size):
                 batch = rows[start : start + self._batch_size]
-                for name, value in self._distil(batch, places, vector_UD)._asdict().items():
+                for name, value in self._lose(batch, places, vector_UD)._asdict().items():
                     figures_of[name] += [float(value)] * len(batch)
         return {name: fmean(values) for name, values in figures_of.items()}
 
@@ -246,12 +248,13 @@ class _Distillation:
     def _judge(
         self,
         query: Example,
-        record: Rewards,
+        record: Judged,
         scores: Sequence[float],
         figures_of: dict[str, list[float]],
     ) -> None:
         """Add the figures of one list of candidates."""
-        figures_of["reward_spearman"].append(figures.spearman(scores, record.rewards))
+        if isinstance(record, Rewards):
+            figures_of["reward_spearman"].append(figures.spearman(scores, record.rewards))
         if self._groups.is_labelled(query):
             carries = [each.answer == query.answer for each in self._groups.candidates(record)]
             agreement = figures.agreement_at(scores, carries, AGREEMENT_AT)

@@ -5,10 +5,11 @@ Shapes: U different texts, D dimensions.
 
 from __future__ import annotations
 
+import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,13 +20,22 @@ from exemplar.retrieval.encoder import Encoder
 from exemplar.training import sampling
 from exemplar.training.optimisation import length_batches
 
+Judged: TypeAlias = Rewards | LlmScores
+"""A query's candidates as their teacher judged them: the reward model, or the LM itself."""
+
 
 class Row(NamedTuple):
-    """One query of a batch: its rewards of one round, and the indices of its group."""
+    """One query of a batch: its candidates as judged in one round, and the indices of its group."""
 
     query: Example
-    rewards: Rewards
+    judged: Judged
     group: tuple[int, ...]
+
+    @property
+    def rewards(self) -> list[float]:
+        """The rewards of the group."""
+        assert isinstance(self.judged, Rewards), "LM scores are ranked, never taken for rewards"
+        return [self.judged.rewards[i] for i in self.group]
 
 
 class Groups:
@@ -34,7 +44,7 @@ class Groups:
     def __init__(
         self,
         examples_by_id: Mapping[str, Example],
-        rewards_by_round: Sequence[Sequence[Rewards]],
+        judged_by_round: Sequence[Sequence[Judged]],
         *,
         seeds: tuple[int, str, int],
         labelled: frozenset[str],
@@ -42,9 +52,10 @@ class Groups:
     ) -> None:
         self.examples_by_id, self.seeds = examples_by_id, seeds
         self._labelled, self._sizes = labelled, sizes
-        self.data: Sequence[object] = (sorted(labelled), sorted(sizes.items()), rewards_by_round)
-        self.by_query: dict[str, list[Rewards]] = defaultdict(list)
-        for records in rewards_by_round:
+        self.data: Sequence[object] = (sorted(labelled), sorted(sizes.items()), judged_by_round)
+        self.by_query: dict[str, list[Judged]] = defaultdict(list)
+        self.hold_rewards = isinstance(next(chain(*judged_by_round), None), Rewards)
+        for records in judged_by_round:
             sampling.require_examples(examples_by_id, records)
             for record in records:
                 self.by_query[record.query_id].append(record)
@@ -53,34 +64,40 @@ class Groups:
         """Whether the query's task is classification."""
         return query.task in self._labelled
 
-    def candidates(self, rewards: Rewards | LlmScores) -> list[Example]:
+    def candidates(self, judged: Judged) -> list[Example]:
         """Return the candidates' examples."""
-        return [self.examples_by_id[i] for i in rewards.candidate_ids]
+        return [self.examples_by_id[i] for i in judged.candidate_ids]
 
     def texts(self, others: Sequence[LlmScores]) -> list[str]:
         """Return every text to embed: of queries without, of candidates with their answer."""
         sampling.require_examples(self.examples_by_id, others)
-        records: list[Rewards | LlmScores] = [*chain(*self.by_query.values()), *others]
-        texts = [self.examples_by_id[record.query_id].query for record in records]
-        for record in records:
-            texts += texts_of(self.candidates(record))
-        return texts
+        records: list[Judged] = [*chain(*self.by_query.values()), *others]
+        # By id, as most candidates recur in very many lists and each would make its text anew.
+        queries = dict.fromkeys(record.query_id for record in records)
+        candidates = dict.fromkeys(chain.from_iterable(record.candidate_ids for record in records))
+        return [
+            *(self.examples_by_id[query_id].query for query_id in queries),
+            *texts_of(self.examples_by_id[candidate_id] for candidate_id in candidates),
+        ]
 
     def rows(self, query: Example, *moment: object) -> list[Row]:
         """Draw a group from each round that gives one."""
         rows = []
-        for place, rewards in enumerate(self.by_query[query.example_id]):
-            group = sampling.distill_group(
-                rewards,
-                self.examples_by_id,
-                query,
-                seeding.rng(*self.seeds, *moment, query.example_id, place),
-                drop_same_label=self.is_labelled(query),
-                **self._sizes,
+        for place, judged in enumerate(self.by_query[query.example_id]):
+            group = self._group(
+                judged, query, seeding.rng(*self.seeds, *moment, query.example_id, place)
             )
             if group is not None:
-                rows.append(Row(query, rewards, (group[0], *group[1])))
+                rows.append(Row(query, judged, (group[0], *group[1])))
         return rows
+
+    def _group(
+        self, judged: Judged, query: Example, generator: random.Random
+    ) -> sampling.Group | None:
+        rule: dict[str, Any] = {"drop_same_label": self.is_labelled(query), **self._sizes}
+        if isinstance(judged, Rewards):
+            return sampling.distill_group(judged, self.examples_by_id, query, generator, **rule)
+        return sampling.contrast_group(judged, self.examples_by_id, query, generator, **rule)
 
     def row(self, query: Example, *moment: object) -> Row:
         """Draw a group, from a round that is drawn too."""

@@ -28,6 +28,12 @@ class Distillation(NamedTuple):
     contrastive: Tensor
 
 
+class Contrast(NamedTuple):
+    """The loss of a retriever that learns by contrast alone, a scalar: the mean in nats."""
+
+    loss: Tensor
+
+
 def listwise(score_BN: Tensor) -> Tensor:
     """Return the softmax cross-entropy of the positive in column 0 against its row.
 
@@ -68,8 +74,7 @@ def distillation(
     not above zero, `TrainingError` on NaN.
     """
     _check_distillation(query_BD, candidate_BND, reward_BN, temperature, teacher_temperature)
-    if (query_class_B is None) != (candidate_class_BN is None):
-        raise ValueError("give the classes of queries and of candidates, or neither.")
+    _check_classes(query_class_B, candidate_class_BN)
     similarity_BN = torch.einsum("bd,bnd->bn", query_BD, candidate_BND)
     kl = functional.kl_div(
         functional.log_softmax(similarity_BN / temperature, dim=-1),
@@ -77,14 +82,51 @@ def distillation(
         reduction="batchmean",
         log_target=True,
     )
+    contrastive = _contrastive(
+        query_BD, candidate_BND, temperature, all_pairs, query_class_B, candidate_class_BN
+    )
+    return Distillation(kl + contrastive_weight * contrastive, kl, contrastive)
+
+
+def contrast(
+    query_BD: Tensor,
+    candidate_BND: Tensor,
+    *,
+    temperature: float = 0.01,
+    all_pairs: bool = False,
+    query_class_B: Tensor | None = None,
+    candidate_class_BN: Tensor | None = None,
+) -> Contrast:
+    """Return InfoNCE alone, the loss of EPR (Rubin, Herzig and Berant 2022, section 3).
+
+    A query's positive competes with its own negatives and with the positives and negatives of all
+    other queries in the batch. Arguments and errors are those of `distillation`.
+    """
+    _check_vectors(query_BD, candidate_BND, temperature)
+    _check_classes(query_class_B, candidate_class_BN)
+    return Contrast(
+        _contrastive(
+            query_BD, candidate_BND, temperature, all_pairs, query_class_B, candidate_class_BN
+        )
+    )
+
+
+def _contrastive(
+    query_BD: Tensor,
+    candidate_BND: Tensor,
+    temperature: float,
+    all_pairs: bool,
+    query_class_B: Tensor | None,
+    candidate_class_BN: Tensor | None,
+) -> Tensor:
+    """Return InfoNCE of each query's positive, the mean over the batch."""
     logit_BM = contrastive_logits(query_BD, candidate_BND, all_pairs=all_pairs) / temperature
     own_B = torch.arange(len(query_BD), device=logit_BM.device) * candidate_BND.shape[1]
     if query_class_B is not None and candidate_class_BN is not None:
         same_BM = _same_class(query_class_B, candidate_class_BN, all_pairs=all_pairs)
         same_BM = same_BM.scatter(1, own_B[:, None], False)
         logit_BM = logit_BM.masked_fill(same_BM, float("-inf"))
-    contrastive = functional.cross_entropy(logit_BM, own_B)
-    return Distillation(kl + contrastive_weight * contrastive, kl, contrastive)
+    return functional.cross_entropy(logit_BM, own_B)
 
 
 def contrastive_logits(query_BD: Tensor, candidate_BND: Tensor, *, all_pairs: bool) -> Tensor:
@@ -119,31 +161,45 @@ def _check_distillation(
     temperature: float,
     teacher_temperature: float,
 ) -> None:
-    shapes = [tuple(tensor.shape) for tensor in (query_BD, candidate_BND, reward_BN)]
+    if reward_BN.shape != candidate_BND.shape[:2]:
+        raise ValueError(
+            f"expected queries (B, D), candidates (B, N, D) and rewards (B, N), got "
+            f"{tuple(query_BD.shape)}, {tuple(candidate_BND.shape)} and {tuple(reward_BN.shape)}. "
+            "Rewards of another width would be spread over the candidates in silence and teach a "
+            "wrong ranking."
+        )
+    _check_vectors(query_BD, candidate_BND, temperature)
+    _check_positive("teacher_temperature", teacher_temperature)
+    _refuse_nan("rewards", reward_BN)
+
+
+def _check_vectors(query_BD: Tensor, candidate_BND: Tensor, temperature: float) -> None:
+    shapes = [tuple(tensor.shape) for tensor in (query_BD, candidate_BND)]
     fitting = (
         query_BD.dim() == 2
         and candidate_BND.dim() == 3
         and shapes[1][0] == shapes[0][0] > 0
         and shapes[1][2] == shapes[0][1]
-        and shapes[2] == shapes[1][:2]
     )
     if not fitting:
         raise ValueError(
-            "expected queries (B, D), candidates (B, N, D) and rewards (B, N), got "
-            f"{shapes[0]}, {shapes[1]} and {shapes[2]}. Rewards of another width would be spread "
-            "over the candidates in silence and teach a wrong ranking."
+            f"expected queries (B, D) and candidates (B, N, D), got {shapes[0]} and {shapes[1]}."
         )
     if shapes[1][1] < 2:
         raise ValueError(f"expected N >= 2 candidates a query, got 1: {_ONE_CANDIDATE}")
-    for name, value in (("temperature", temperature), ("teacher_temperature", teacher_temperature)):
-        if not value > 0:
-            raise ValueError(f"expected {name} > 0, got {value}: similarities are divided by it.")
-    for name, tensor in (
-        ("query embeddings", query_BD),
-        ("candidate embeddings", candidate_BND),
-        ("rewards", reward_BN),
-    ):
-        _refuse_nan(name, tensor)
+    _check_positive("temperature", temperature)
+    _refuse_nan("query embeddings", query_BD)
+    _refuse_nan("candidate embeddings", candidate_BND)
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"expected {name} > 0, got {value}: similarities are divided by it.")
+
+
+def _check_classes(query_class_B: Tensor | None, candidate_class_BN: Tensor | None) -> None:
+    if (query_class_B is None) != (candidate_class_BN is None):
+        raise ValueError("give the classes of queries and of candidates, or neither.")
 
 
 def _refuse_nan(name: str, tensor: Tensor) -> None:

@@ -71,6 +71,31 @@ def distill_group(
     return _draw(ranking, ranking[:num_top], usable, rng, num_bottom, num_negatives)
 
 
+def contrast_group(
+    scores: LlmScores,
+    pool: Mapping[str, Example],
+    query: Example,
+    rng: random.Random,
+    *,
+    num_top: int = 3,
+    num_bottom: int = 16,
+    num_negatives: int = 3,
+    drop_same_label: bool = False,
+) -> Group | None:
+    """Draw a group that trains a retriever on the LM's scores themselves, or None.
+
+    As in EPR (Rubin, Herzig and Berant 2022, section 3): the positive is eligible and among the
+    best `num_top` of `llm_ranking`, the negatives are among the worst `num_bottom`. All else is as
+    in `distill_group`.
+    """
+    ranking = llm_ranking(scores)
+    usable = ranking
+    if drop_same_label:
+        usable = [i for i in ranking if pool[scores.candidate_ids[i]].answer != query.answer]
+    tops = [i for i in ranking[:num_top] if not scores.reasons[i]]
+    return _draw(ranking, tops, usable, rng, num_bottom, num_negatives)
+
+
 def _draw(
     ranking: Sequence[int],
     tops: Sequence[int],

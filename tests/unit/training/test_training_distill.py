@@ -4,7 +4,7 @@ import torch
 from safetensors.torch import load_file
 
 from exemplar.errors import DataError, TrainingError
-from exemplar.records import Rewards
+from exemplar.records import LlmScores, Rewards
 from exemplar.retrieval.encoder import Encoder
 from exemplar.training.distill import train_retriever
 
@@ -36,6 +36,22 @@ def train(tiny_bert, world, out, *, rounds=None, **changes):
 def trained(tiny_bert, world, tmp_path_factory):
     out = tmp_path_factory.mktemp("retriever") / "model"
     return out, train(tiny_bert, world, out, llm_scores=world.scores)
+
+
+def test_of_lm_scores_the_retriever_learns_by_contrast_what_the_lm_prefers(
+    tiny_bert, world, tmp_path
+):
+    """EPR as a baseline means nothing if it does not learn, or learns from rewards after all."""
+    scores = [
+        LlmScores(each.query_id, each.candidate_ids, each.rewards, ("",) * len(each.rewards))
+        for each in world.rewards
+    ]
+    report = train(tiny_bert, world, tmp_path / "epr", rounds=[scores], llm_scores=scores)
+    summary = report.summary
+    assert summary["held_out/group_accuracy"] > summary["before/group_accuracy"] + 0.2
+    assert summary["held_out/llm_spearman"] > summary["before/llm_spearman"] + 0.1
+    assert not {"held_out/kl", "held_out/reward_spearman"} & summary.keys()
+    assert "kl" not in report.history[1]
 
 
 def without_time(report):

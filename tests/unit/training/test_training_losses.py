@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from exemplar.errors import TrainingError
-from exemplar.training.losses import distillation, listwise
+from exemplar.training.losses import contrast, distillation, listwise
 
 
 def embeddings(num_queries, num_candidates, dim, seed=0):
@@ -65,6 +65,21 @@ def test_distillation_equals_the_sums_written_out(all_pairs, temperature):
     assert found.kl.item() == pytest.approx(kl, rel=1e-10)
     assert found.contrastive.item() == pytest.approx(contrastive, rel=1e-10)
     assert found.loss.item() == pytest.approx(kl + 0.2 * contrastive, rel=1e-10)
+
+
+@pytest.mark.parametrize("all_pairs", [True, False])
+def test_contrast_is_the_contrastive_part_alone_with_only_candidates_as_negatives(all_pairs):
+    """EPR has neither a teacher's distribution nor queries among its negatives."""
+    query_BD, candidate_BND, reward_BN = embeddings(4, 3, 6)
+    _, expected = plain_parts(query_BD, candidate_BND, reward_BN, 0.1, all_pairs)
+    found = contrast(query_BD, candidate_BND, temperature=0.1, all_pairs=all_pairs)
+    assert found.loss.item() == pytest.approx(expected, rel=1e-10)
+    if not all_pairs:
+        assert contrast(query_BD, candidate_BND, temperature=0.1) == found
+        with pytest.raises(ValueError, match="identically zero"):
+            contrast(query_BD, candidate_BND[:, :1])
+        with pytest.raises(TrainingError, match="NaN"):
+            contrast(query_BD * float("nan"), candidate_BND)
 
 
 def test_gradients_are_those_of_finite_differences():

@@ -8,6 +8,7 @@ from exemplar.errors import DataError, TrainingError
 from exemplar.records import OTHER_LABEL, Example, LlmScores, Rewards
 from exemplar.training.sampling import (
     Batches,
+    contrast_group,
     distill_group,
     epoch_batches,
     llm_ranking,
@@ -117,6 +118,21 @@ def test_distillation_draws_from_the_top_three_and_the_bottom_sixteen():
     drawn = [distill_group(rewards, pool, example(99), random.Random(s)) for s in range(400)]
     assert {group[0] for group in drawn} == {0, 1, 2}
     assert {index for group in drawn for index in group[1]} == set(range(24, 40))
+
+
+def test_contrast_takes_its_positive_from_what_the_lm_prefers_and_may():
+    """Without a reward model between, a wrong label must still never be a positive."""
+    pool = {f"c{i}": example(i, answer="yes" if i % 2 else "no") for i in range(40)}
+    scores = llm_scores([float(-i) for i in range(40)], ineligible=range(0, 40, 2))
+    rule = {"num_top": 2, "num_bottom": 5, "num_negatives": 3}
+    drawn = [contrast_group(scores, pool, example(99), random.Random(s), **rule) for s in range(99)]
+    assert {group[0] for group in drawn} == {1, 3}
+    assert {index for group in drawn for index in group[1]} == {30, 32, 34, 36, 38}
+    alike = {name: example(name, answer="yes") for name in pool}
+    rule["drop_same_label"] = True
+    assert contrast_group(scores, alike, example(99), random.Random(0), **rule) is None
+    none_eligible = llm_scores([-1.0, -2.0], ineligible=[0, 1])
+    assert contrast_group(none_eligible, pool, example(99), random.Random(0)) is None
 
 
 def test_held_out_queries_are_the_same_whatever_the_order():
