@@ -116,7 +116,7 @@ def llm_scoring(
     Killed, it goes on from its last whole part. Several processes on one folder share the work by
     --shard 1/4, 2/4, ...; when all are done, a call without --shard puts their parts together.
     """
-    from exemplar.lm.parts import Shard
+    from exemplar.data.shares import Shard
 
     folder = context.obj.layout.round(number)
     _run_step(

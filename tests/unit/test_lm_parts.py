@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exemplar.errors import ConfigError, DataError, PromptError
-from exemplar.lm.parts import Cut, Parts, Shard
+from exemplar.data.shares import Shard
+from exemplar.lm.parts import Cut, Parts
 from exemplar.lm.scoring import score_candidates
 from exemplar.records import Candidates, Example
 
