@@ -34,16 +34,16 @@ def llm_scoring(
     out: Path,
     number: int,
     shard: Shard | None = None,
-    share: Path | None = None,
     shares: Sequence[Path] = (),
     work: Path | None = None,
 ) -> Figures:
     """Score a draw of each query's candidates by the LM, part by part.
 
-    With `shard` only the parts of that share are scored. Without it all that are missing are, and
+    With `shard` only the parts of that share are scored; without it all that are missing are, and
     `out` is put together: so the last call after any number of shards. Parts lie in the folder
-    `work`, by default beside `out`; for processes that see no common one, a shard copies its own
-    to `share`, and the last call takes them from `shares`.
+    `work`, by default beside `out`, where all processes see them. If `work` is given, others need
+    not see it: a shard also copies its parts to the folder `out`, and the last call takes them
+    from `shares`.
     """
     from exemplar.lm import scoring
 
@@ -71,8 +71,8 @@ def llm_scoring(
     if shard is None:
         write_records(out, LlmScores, parts.merged(), made_from=sealed)
         parts.delete()
-    elif share:
-        parts.write_share(share, shard)
+    elif work:
+        parts.write_share(out, shard)
     return {"queries": len(drawn), **figures}
 
 
