@@ -71,12 +71,12 @@ class Graph:
     def baselines(self, data: Channel) -> Channel:
         """Search and evaluate all baselines side by side; return the run's folder."""
         with dsl.ParallelFor(self._settings[BASELINES], name="baselines") as baseline:
-            found = self.task(search, data=data, method=baseline, target=baseline.name)
+            found = self.task(search, data=data, method=baseline, target=baseline.target)
             judged = self.task(
                 evaluation,
                 data=data,
                 demonstrations=found.outputs["demonstrations"],
-                target=baseline.name,
+                target=baseline.target,
             )
         return self.task(
             start_run,

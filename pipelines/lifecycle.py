@@ -1,6 +1,5 @@
 """Components beside the ten steps: a run's folder, and the MLflow run of the whole pipeline."""
 
-
 from kfp import dsl
 
 

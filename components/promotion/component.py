@@ -38,7 +38,7 @@ def promotion(
         kd_training: The section of that name; logged.
         search: The section of that name; logged.
         promotion: The section of that name of a profile, as JSON.
-        baselines: Of each its name, method and, optionally, encoder.
+        baselines: Of each its target (name), method and, optionally, encoder.
         number: The round, 1-based.
         data: The data folder.
         rewards: The rewards of this round, kept for the next ones.

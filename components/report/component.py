@@ -29,7 +29,7 @@ def report(
         search: The section of that name; named on the page.
         promotion: The section of that name; of it the margin and the experiment count.
         report: The section of that name of a profile, as JSON.
-        baselines: Of each its name, method and, optionally, encoder.
+        baselines: Of each its target (name), method and, optionally, encoder.
         data: The data folder.
         run: The run's folder, with baselines and rounds.
         page: The report, one HTML file that loads nothing.

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from exemplar.cli_compare import compare_app
+from exemplar.cli_pipeline import pipeline
 from exemplar.cli_serve import serve_app
 from exemplar.cli_tasks import tasks
 from exemplar.cli_use import use
@@ -251,6 +252,7 @@ def report(context: typer.Context) -> None:
 
 app.add_typer(compare_app)
 app.add_typer(serve_app)
+app.add_typer(pipeline, name="pipeline")
 app.add_typer(tasks, name="tasks")
 app.add_typer(use)  # without a name: its commands stand beside the steps
 

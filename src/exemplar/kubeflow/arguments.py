@@ -20,7 +20,10 @@ SECTIONS = tuple(Profile.model_fields)
 """The pipeline parameters that hold settings: `seed` is a number, the others are JSON texts."""
 
 BASELINES = "baselines"
-"""The pipeline parameter that lists the baselines: of each its name, method and encoder."""
+"""The pipeline parameter that lists the baselines: of each its target, method and encoder."""
+
+TARGET = "target"
+"""The name of a baseline in that list; `name` means something else to KFP's loops."""
 
 
 def of_profile(profile: Profile, baselines: Mapping[str, Baseline]) -> dict[str, Any]:
@@ -29,7 +32,7 @@ def of_profile(profile: Profile, baselines: Mapping[str, Baseline]) -> dict[str,
     return {
         **{name: _encoded(sections[name]) for name in SECTIONS},
         BASELINES: [
-            {"name": name, **baseline.model_dump(exclude_none=True)}
+            {TARGET: name, **baseline.model_dump(exclude_none=True)}
             for name, baseline in baselines.items()
         ],
     }
@@ -54,14 +57,16 @@ def profile_of(sections: Mapping[str, Any]) -> Profile:
     )
 
 
+def baseline_of(item: Mapping[str, str]) -> Baseline:
+    """Return the settings of one baseline of the list."""
+    return Baseline.model_validate({key: value for key, value in item.items() if key != TARGET})
+
+
 def params_of(
     sections: Mapping[str, Any], baselines: Sequence[Mapping[str, str]], rounds: Sequence[int]
 ) -> Params:
     """Return the params.yaml that the sections, the baselines and the rounds so far amount to."""
-    methods = {
-        item["name"]: Baseline.model_validate({k: v for k, v in item.items() if k != "name"})
-        for item in baselines
-    }
+    methods = {item[TARGET]: baseline_of(item) for item in baselines}
     return Params.model_construct(
         profile="pipeline",
         rounds={f"r{n}": Round(number=n, next=f"r{n + 1}", after="") for n in rounds},

@@ -17,11 +17,10 @@ from typing import Any, Protocol
 from exemplar import steps
 from exemplar.data.io import fingerprint, write_json
 from exemplar.data.shares import Shard
-from exemplar.kubeflow.arguments import profile_of
+from exemplar.kubeflow.arguments import baseline_of, profile_of
 from exemplar.layout import Layout
 from exemplar.models import cache_folder
 from exemplar.seeding import derive_seed
-from exemplar.settings import Baseline
 
 
 class Artifact(Protocol):
@@ -75,7 +74,7 @@ def run(
         f"{target}/{step}": {"step": step, "target": target, **counts}
     }
     for item in outputs.values():
-        item.metadata["costs"] = json.dumps(costs)
+        item.metadata |= {"target": target, "costs": json.dumps(costs)}
     show(figures, counts)
 
 
@@ -124,8 +123,7 @@ def search(
             model = registry.fetch(store, registered, Path(temporary))
             arguments["method"] = model / "artifacts" / "bundle" / "encoder"
         elif method:
-            plain = {name: value for name, value in method.items() if name != "name"}
-            arguments["method"] = Baseline.model_validate(plain)
+            arguments["method"] = baseline_of(method)
             outputs = {"out": outputs["out"]}  # a baseline proposes no candidates and is not served
         run(
             "search",
