@@ -1,11 +1,13 @@
 """Claims about llm_scoring: the scores are the LM's own, of a draw that can be repeated."""
 
 import hashlib
+import json
 
 import pytest
 
 from exemplar import steps
 from exemplar.data.io import made_from, read_records
+from exemplar.errors import DataError
 from exemplar.records import OTHER_LABEL, Candidates, LlmScores
 
 
@@ -115,3 +117,23 @@ def test_each_round_draws_anew(workspace, tmp_path, scores):
     )
     other = read_records(tmp_path / "two.parquet", LlmScores)
     assert [item.candidate_ids for item in other] != [item.candidate_ids for item in scores]
+
+
+def test_the_component_writes_the_same_scores_alone_and_in_shares(workspace, component):
+    """Shards must not change a result, nor may a share that is missing go unnoticed."""
+    folder = workspace.layout.round(1)
+    inputs = {"data": workspace.layout.data, "candidates": folder / "candidates.parquet"}
+    expected = (folder / "llm_scores.parquet").read_bytes()
+    alone = component("llm_scoring", number=1, **inputs)
+    assert alone["llm_scores"].read_bytes() == expected
+    shares = [
+        component("llm_scoring", number=1, shard=f"{n}/3", **inputs)["llm_scores"]
+        for n in (3, 1, 2)
+    ]
+    joined = component("llm_scoring", number=1, shares=shares, **inputs)
+    assert joined["llm_scores"].read_bytes() == expected
+    assert json.loads(joined["figures"].read_text())["parts"] == 0  # nothing was scored again
+    with pytest.raises(DataError, match="missing 3/3"):
+        component("llm_scoring", number=1, shares=shares[1:], **inputs)
+    with pytest.raises(DataError, match="share of another work"):
+        component("llm_scoring", number=2, shares=shares, **inputs)
