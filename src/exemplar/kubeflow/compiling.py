@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,10 @@ def compile_pipeline(
     with tempfile.TemporaryDirectory(prefix="exemplar-") as temporary:
         path = Path(temporary) / "pipeline.yaml"
         Compiler().compile(pipeline, str(path))
-        text = path.read_text(encoding="utf-8")
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    # KFP's opening comment shows defaults in an order that differs from process to process.
+    body = "".join(dropwhile(lambda line: line.startswith("#"), lines))
+    text = f"# Written by `exemplar pipeline compile {name}`; run or submit it as it is.\n{body}"
     write_text(out, text)
     return len(text.encode())
 
