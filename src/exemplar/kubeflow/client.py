@@ -6,6 +6,8 @@ command for ever. So every call runs in a thread that the command waits for only
 
 from __future__ import annotations
 
+import contextlib
+import io
 import threading
 import time
 import warnings
@@ -90,7 +92,8 @@ def submit(
         url = f"{endpoint.host.rstrip('/')}/#/runs/details/{run.run_id}"
         return Submitted(run.run_id, url, version)
 
-    return _asked(endpoint, f"sending {package.path.name}", send)
+    with contextlib.redirect_stdout(io.StringIO()):  # kfp.Client prints addresses, three of them
+        return _asked(endpoint, f"sending {package.path.name}", send)
 
 
 def watch(
