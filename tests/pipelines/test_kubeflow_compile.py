@@ -249,6 +249,13 @@ def test_a_wrong_line_in_the_clusters_file_is_named(tmp_path, old, new, words):
         load_cluster(path)
 
 
+def test_pages_of_the_components_are_those_that_their_code_gives(project):
+    """A page that names an input which is gone sends people into a failing run."""
+    command = [sys.executable, "components/describe.py", "--check"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stderr}run: python components/describe.py"
+
+
 if __name__ == "__main__":
     spec, _ = compiled(GOLDEN, rounds=2, shards=2, early_stop=True)
     GOLDEN.write_text(yaml.safe_dump(outline(spec), sort_keys=True))
