@@ -1,8 +1,8 @@
 """What do the runners cost? And how do compile time and the compiled file grow with the rounds?
 
-One round with one baseline on tiny random models, four ways: bare functions in one process, a process
-a step, DVC, and the compiled Kubeflow pipeline under KFP's local runner. The models cost next to
-nothing, so that what is left is starting processes, importing libraries, and the runner itself:
+One round with one baseline on tiny random models, four ways: bare functions in one process, a
+process a step, DVC, and the compiled Kubeflow pipeline under KFP's local runner. The models cost
+next to nothing: what is left is starting processes, importing libraries, and the runner itself.
 
     python benchmarks/pipeline.py                    # all of it
     python benchmarks/pipeline.py --repeats 3        # the shortest of three runs of each
@@ -12,6 +12,8 @@ nothing, so that what is left is starting processes, importing libraries, and th
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import shutil
 import subprocess
@@ -68,7 +70,7 @@ def save_models(folder: Path) -> None:
     sizes: dict[str, int] = {"num_hidden_layers": 1, "num_attention_heads": 2}
     sizes |= {"hidden_size": 16, "intermediate_size": 32, "max_position_embeddings": 1024}
     LlamaForCausalLM(LlamaConfig(vocab_size=len(letters), **sizes)).save_pretrained(folder / "lm")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"the a of to in is and book letter room".split()]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "of", "is", "book", "room"]
     plain = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, "[UNK]"))
     plain.pre_tokenizer = pre_tokenizers.Whitespace()
     plain.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
@@ -102,49 +104,51 @@ def write_params(path: Path, models: Path) -> None:
     path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
 
 
-def bare(root: Path, params: Path) -> None:
+def bare(root: Path, params: Path) -> float:
     """Call every step in this process, whose libraries are loaded."""
     from exemplar.cli import app
 
+    start = time.perf_counter()
     for command in COMMANDS:
-        app(["--params", str(params), "--root", str(root), *command], standalone_mode=False)
+        with contextlib.redirect_stdout(io.StringIO()):
+            app(["--params", str(params), "--root", str(root), *command], standalone_mode=False)
+    return time.perf_counter() - start
 
 
-def processes(root: Path, params: Path) -> None:
+def processes(root: Path, params: Path) -> float:
     """Start a process for every step."""
+    start = time.perf_counter()
     for command in COMMANDS:
         options = ["--params", str(params), "--root", str(root)]
         run([sys.executable, "-m", "exemplar", *options, *command], PROJECT)
+    return time.perf_counter() - start
 
 
-def dvc(root: Path, params: Path) -> None:
-    """Let DVC run every stage."""
-    dvc_project(root, params)
-    start = time.perf_counter()
-    code = "import sys; from exemplar.runner import repro; sys.exit(repro())"
-    run([sys.executable, "-c", code], root)
-    print(f"  (dvc repro alone: {time.perf_counter() - start:.1f} s)", file=sys.stderr)
-
-
-def dvc_project(root: Path, params: Path) -> None:
-    """Lay out what `dvc repro` needs."""
+def dvc(root: Path, params: Path) -> float:
+    """Let DVC run every stage, in a project of its own."""
     for name in ("src", "mlflow"):
         shutil.copytree(PROJECT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(PROJECT / "dvc.yaml", root)
     shutil.copy(params, root / "params.yaml")
     run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], root)
+    start = time.perf_counter()
+    code = "import sys; from exemplar.runner import repro; sys.exit(repro())"
+    run([sys.executable, "-c", code], root)
+    return time.perf_counter() - start
 
 
-def kubeflow(root: Path, params: Path) -> None:
+def kubeflow(root: Path, params: Path) -> float:
     """Let KFP's local runner run the compiled pipeline."""
     from exemplar.kubeflow.local import run_here
     from exemplar.kubeflow.package import read_package
 
     compile_to(root / "pipeline.yaml", params, rounds=1)
     package = read_package(root / "pipeline.yaml")
+    start = time.perf_counter()
     run_here(
         package, package.arguments({}), outputs=root / "runs", root=root, say=lambda line: None
     )
+    return time.perf_counter() - start
 
 
 def compile_to(out: Path, params: Path, **plan: Any) -> int:
@@ -172,15 +176,13 @@ def run(command: list[str], folder: Path) -> None:
         sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
 
 
-def shortest(way: Callable[[Path, Path], None], params: Path, repeats: int) -> float:
+def shortest(way: Callable[[Path, Path], float], params: Path, repeats: int) -> float:
     """Return the seconds of the fastest of some runs, each in a folder of its own."""
     seconds = []
     for _ in range(repeats):
         with tempfile.TemporaryDirectory(prefix="exemplar-") as temporary:
             os.environ["HOME"] = temporary
-            start = time.perf_counter()
-            way(Path(temporary), params)
-            seconds.append(time.perf_counter() - start)
+            seconds.append(way(Path(temporary), params))
     return min(seconds)
 
 

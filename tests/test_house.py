@@ -115,8 +115,7 @@ def test_a_step_has_one_name_in_all_places():
     functions = {
         name
         for name, function in inspect.getmembers(steps, inspect.isfunction)
-        if function.__module__ in ("exemplar.steps", "exemplar.steps_scoring")
-        and name not in ("beside", "_load_lm")
+        if function.__module__ in ("exemplar.steps", "exemplar.steps_scoring") and name != "beside"
     }
     assert functions == set(names) == set(steps.__all__)
     commands = {name.replace("-", "_") for name in typer.main.get_command(app).commands}
