@@ -42,10 +42,10 @@ class Graph:
         self, component: Callable[..., Any], *, light: bool = False, **inputs: Channel
     ) -> dsl.PipelineTask:
         """Make one task, with its settings and its pod."""
-        asked = component.component_spec.inputs  # type: ignore[attr-defined]
+        asked = component.component_spec.inputs
         own = {name: self._settings[name] for name in (*SECTIONS, BASELINES) if name in asked}
         made = component(**own, **inputs)
-        self._plan.placement.place(made, component.name.replace("-", "_"), light=light)  # type: ignore[attr-defined]
+        self._plan.placement.place(made, component.name.replace("-", "_"), light=light)
         return made
 
     def closing(self) -> dsl.PipelineTask:
@@ -141,7 +141,7 @@ class Graph:
 
     def _shared(self, component: Callable[..., Any], loop: str, **inputs: Channel) -> Channel:
         """Make one task, or a task a share and one that puts the shares together."""
-        output = SHARED[component.name.replace("-", "_")]  # type: ignore[attr-defined]
+        output = SHARED[component.name.replace("-", "_")]
         count = self._plan.shards
         if count == 1:
             return self.task(component, **inputs).outputs[output]

@@ -197,7 +197,10 @@ def test_every_command_and_option_explains_itself(run_cli):
 
     from exemplar.cli import app
 
-    commands = typer.main.get_command(app).commands
+    commands = dict(typer.main.get_command(app).commands)
+    for name, group in list(commands.items()):
+        inner = getattr(group, "commands", {})
+        commands |= {f"{name} {word}": command for word, command in inner.items()}
     for name, command in commands.items():
         assert command.help, name
         for parameter in command.params:

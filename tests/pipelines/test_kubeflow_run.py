@@ -182,3 +182,26 @@ def test_a_step_that_fails_ends_the_run_and_closes_its_mlflow_run(
     (run,) = store.client.search_runs([store.experiment_id])
     assert run.info.status == "FAILED"
     assert run.data.tags["exemplar.pipeline_state"] == "FAILED"
+
+
+def test_run_here_stops_after_a_refused_round_and_prints_the_summary(
+    run_cli, monkeypatch, package, python, project, tmp_path
+):
+    """With early stop, a round that the gate refused must not cost another round."""
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(python))
+    options = ("--params", package.parent / "params.yaml", "--root", tmp_path)
+    here = tmp_path / "stop.yaml"
+    compiled = run_cli(*options, "pipeline", "compile", "--early-stop", "--out", here)
+    assert compiled.code == 0, compiled.err
+    arguments = ("--set", "promotion.margin=3", "--outputs", tmp_path / "runs")
+    done = run_cli(*options, "pipeline", "run", here, *arguments)
+    assert done.code == 0, done.err
+    finished = [line.split()[-1] for line in done.err.splitlines() if " s  " in line]
+    assert "promotion" in finished
+    assert not any(name.startswith(("promotion-2", "llm-scoring-2")) for name in finished)
+    assert "r1 Not promoted" in done.out
+    assert "A tiny run" in done.out
+    (page,) = (tmp_path / "runs").glob("*/*/report/page")
+    assert str(page) in done.out.replace("\n", "")
