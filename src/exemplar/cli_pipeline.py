@@ -12,7 +12,7 @@ from exemplar.errors import ConfigError, PipelineError
 from exemplar.layout import Layout, Workspace
 
 if TYPE_CHECKING:
-    from exemplar.kubeflow.client import Endpoint
+    from exemplar.kubeflow.endpoint import Endpoint
     from exemplar.kubeflow.package import Package
 
 pipeline = typer.Typer(
@@ -238,7 +238,7 @@ def _arguments(
 
 
 def _endpoint(host: str, namespace: str, ca_cert: Path | None, timeout: float) -> Endpoint:
-    from exemplar.kubeflow.client import Endpoint
+    from exemplar.kubeflow.endpoint import Endpoint
 
     if not host.startswith(("http://", "https://")):
         raise ConfigError(f"--endpoint {host!r}: expected an address with http:// or https://.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 
 import pytest
@@ -10,6 +11,7 @@ import yaml
 
 from exemplar.errors import PipelineError
 from exemplar.kubeflow import client
+from exemplar.kubeflow.endpoint import Endpoint
 
 TOKEN = "let-me-in"
 
@@ -148,9 +150,9 @@ def test_watching_survives_a_restart_of_the_server(submit, server, run_cli):
     """Runs take days; a restart of the API server in between must not end the watch."""
     run_id = submit().out.split()[1]
     server.broken = "/runs"
-    endpoint = client.Endpoint(server.address, token=TOKEN)
+    endpoint = Endpoint(server.address, token=TOKEN)
     watching = client.watch(endpoint, run_id, every_s=0.05, lost_s=60)
-    timer = __import__("threading").Timer(0.5, setattr, (server, "broken", ""))
+    timer = threading.Timer(0.5, setattr, (server, "broken", ""))
     timer.start()
     changes = [(change.task, change.state) for change in watching]
     assert changes[-1] == ("", "SUCCEEDED")

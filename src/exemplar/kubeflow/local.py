@@ -18,6 +18,7 @@ import yaml
 
 from exemplar.errors import PipelineError
 from exemplar.kubeflow.package import Package
+from exemplar.layout import Layout
 from exemplar.tracking import store_uri
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -91,8 +92,6 @@ def _without_retries(path: Path) -> str:
 
 
 def _last_round(run: Path) -> int:
-    from exemplar.layout import Layout
-
     return max(Layout(run).rounds())
 
 
