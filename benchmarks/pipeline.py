@@ -110,7 +110,8 @@ def bare(root: Path, params: Path) -> float:
 
     start = time.perf_counter()
     for command in COMMANDS:
-        with contextlib.redirect_stdout(io.StringIO()):
+        silence = io.StringIO()
+        with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
             app(["--params", str(params), "--root", str(root), *command], standalone_mode=False)
     return time.perf_counter() - start
 

@@ -37,6 +37,7 @@ class Graph:
 
     def __init__(self, plan: Plan, settings: Mapping[str, Channel]):
         self._plan, self._settings = plan, settings
+        self._page: dsl.PipelineTask | None = None  # of the round before
 
     def task(
         self, component: Callable[..., Any], *, light: bool = False, **inputs: Channel
@@ -133,6 +134,9 @@ class Graph:
         gate.set_caching_options(False)
         page = self.task(report, data=data, run=gate.outputs["run"])
         page.set_caching_options(False)
+        if self._page is not None:  # each is kept with all rounds in MLflow: the last one stays
+            page.after(self._page)
+        self._page = page
         return {
             "next_candidates": found.outputs["next_candidates"],
             "run": gate.outputs["run"],

@@ -138,7 +138,8 @@ def run(
     from exemplar.kubeflow.arguments import params_of
     from exemplar.kubeflow.local import run_here
     from exemplar.kubeflow.package import read_package
-    from exemplar.summary import print_summary
+    from exemplar.summary import print_results
+    from exemplar.tracking import store_uri
 
     found = read_package(package)
     arguments = _arguments(context, found, profile, settings)
@@ -150,8 +151,8 @@ def run(
     sections = {
         key: value for key, value in arguments.items() if key not in ("baselines", "registered")
     }
-    print_summary(params_of(sections, arguments["baselines"], list(layout.rounds())), layout)
-    typer.echo(f"report: {done.page}")
+    print_results(params_of(sections, arguments["baselines"], list(layout.rounds())), layout)
+    typer.echo(f"report: {done.page}\nMLflow: {store_uri(root)}")
 
 
 @pipeline.command("submit")

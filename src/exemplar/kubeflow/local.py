@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from exemplar.data.io import read_json
 from exemplar.errors import PipelineError
 from exemplar.kubeflow.package import Package
 from exemplar.layout import Layout
@@ -77,7 +78,7 @@ def run_here(
             "scoring and trainings go on from where they stopped."
         )
     runs = sorted(folder.glob("**/promotion*/run"), key=_last_round)
-    pages = sorted(folder.glob("**/report*/page"), key=lambda path: path.stat().st_mtime)
+    pages = sorted(folder.glob("**/report*/page"), key=_methods)
     return Finished(folder, runs[-1], pages[-1])
 
 
@@ -89,6 +90,11 @@ def _without_retries(path: Path) -> str:
         for task in dag.get("dag", {}).get("tasks", {}).values():
             task.pop("retryPolicy", None)
     return yaml.safe_dump_all(documents, sort_keys=True)
+
+
+def _methods(page: Path) -> int:
+    """Count what a report compares: the last one has most rounds, whenever it was written."""
+    return len(read_json(page.parent / "tables" / "metrics" / "rounds.json"))
 
 
 def _last_round(run: Path) -> int:
