@@ -7,6 +7,11 @@ next to nothing: what is left is starting processes, importing libraries, and th
     python benchmarks/pipeline.py                    # all of it
     python benchmarks/pipeline.py --repeats 3        # the shortest of three runs of each
     python benchmarks/pipeline.py --only compile --rounds 1,2,5,10,20
+
+Do a Kubeflow run and a DVC run of the same settings give the same files? Compares, by sha256, what
+`exemplar pipeline run` left in a folder with a project in which `exemplar run` was run:
+
+    python benchmarks/pipeline.py --same runs/TIME ../other-checkout
 """
 
 from __future__ import annotations
@@ -229,6 +234,41 @@ def compare_rounds(params: Path, rounds: list[int], repeats: int) -> None:
                 )
 
 
+def compare_files(run_folder: Path, workspace: Path) -> None:
+    """Print which outputs of a pipeline without shards are those of the workspace."""
+    from exemplar.data.io import fingerprint
+
+    (tasks,) = run_folder.glob("exemplar-iteration-*")
+    last = max(tasks.glob("promotion*"), key=lambda path: len(path.name)) / "run"
+    pairs = [
+        (tasks / "download-data/data", "data"),
+        (tasks / "bm25-candidates/candidates", "rounds/r1/candidates.parquet"),
+        *((path, f"baselines/{path.name}") for path in sorted((last / "baselines").iterdir())),
+    ]
+    for number in range(1, len(list((last / "rounds").iterdir())) + 1):
+        here, following = f"rounds/r{number}", f"rounds/r{number + 1}"
+        for task, output, place in (
+            ("llm-scoring", "llm_scores", f"{here}/llm_scores.parquet"),
+            ("reward-training", "reward_model", f"{here}/reward_model"),
+            ("reward-scoring", "rewards", f"{here}/rewards.parquet"),
+            ("kd-training", "retriever", f"{here}/retriever"),
+            ("search", "demonstrations", f"{here}/demonstrations.parquet"),
+            ("search", "index", f"{here}/index"),
+            ("search", "next_candidates", f"{following}/candidates.parquet"),
+            ("evaluation", "outcomes", f"{here}/evaluation"),
+        ):
+            # The first `search` and `evaluation` are those of the baselines' loop.
+            place_in_line = number + (task in ("search", "evaluation"))
+            name = task if place_in_line == 1 else f"{task}-{place_in_line}"
+            pairs.append((tasks / name / output, place))
+    same = 0
+    for path, place in pairs:
+        found, expected = fingerprint(path), fingerprint(workspace / place)
+        same += found == expected
+        print(f"{'same' if found == expected else 'DIFFERENT':<10}{found[:12]}  {place}")
+    print(f"{same} of {len(pairs)} are the same")
+
+
 def main() -> None:
     """Run the comparison."""
     parser = argparse.ArgumentParser(
@@ -237,7 +277,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1, help="runs of each; the shortest counts")
     parser.add_argument("--rounds", default="1,2,5,10,20", help="rounds to compile")
     parser.add_argument("--only", choices=("runners", "compile"), help="one half of it")
+    parser.add_argument("--same", nargs=2, type=Path, help="compare a run's files", metavar="DIR")
     options = parser.parse_args()
+    if options.same:
+        compare_files(*options.same)
+        return
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.chdir(PROJECT)
     with tempfile.TemporaryDirectory(prefix="exemplar-") as temporary:

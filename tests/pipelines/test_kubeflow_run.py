@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,9 +51,19 @@ def python(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory, python, kfp_server, check_whole):
+def store(workspace):
+    """Return a function that puts an MLflow database into a folder; to make one takes seconds.
+
+    What the workspace has in it lies in other experiments than these tests look at.
+    """
+    return lambda root: shutil.copy(workspace.root / "mlflow.db", root / "mlflow.db")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory, python, kfp_server, check_whole, store):
     """A server that executes what it receives, by KFP's local runner in a process of its own."""
     root = tmp_path_factory.mktemp("cluster")
+    store(root)
     found = {}
 
     def execute(text: bytes, arguments: dict) -> list[str]:
@@ -83,6 +94,8 @@ def package(tmp_path_factory, project, write_params):
     params = write_params(folder / "params.yaml")
     document = yaml.safe_load(params.read_text())
     document["baselines"] = {"bm25": document["baselines"]["bm25"]}
+    own = {"experiment": "pipelines", "registered_model": "pipelines-retriever"}
+    document["profiles"]["tiny"]["promotion"] |= own
     params.write_text(yaml.safe_dump(document, sort_keys=False))
     command = ["pipeline", "compile", "--shards", "2", "--out"]
     subprocess.run(
@@ -159,7 +172,7 @@ def check_mlflow(root: Path) -> None:
     """The pipeline's own run is closed with its state; rounds and baseline stand beside it."""
     from exemplar import tracking
 
-    store = tracking.open_store(f"sqlite:///{root / 'mlflow.db'}", "tiny", create=False)
+    store = tracking.open_store(f"sqlite:///{root / 'mlflow.db'}", "pipelines", create=False)
     runs = {run.info.run_name: run for run in store.client.search_runs([store.experiment_id])}
     assert set(runs) == {"exemplar-iteration", "round-1", "round-2", "baseline-bm25"}
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
@@ -185,12 +198,13 @@ def test_a_step_that_fails_ends_the_run_and_closes_its_mlflow_run(
 
 
 def test_run_here_stops_after_a_refused_round_and_prints_the_summary(
-    run_cli, monkeypatch, package, python, project, tmp_path
+    run_cli, monkeypatch, package, python, project, store, tmp_path
 ):
     """With early stop, a round that the gate refused must not cost another round."""
     monkeypatch.chdir(project)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(sys, "executable", str(python))
+    store(tmp_path)
     options = ("--params", package.parent / "params.yaml", "--root", tmp_path)
     here = tmp_path / "stop.yaml"
     compiled = run_cli(*options, "pipeline", "compile", "--early-stop", "--out", here)
