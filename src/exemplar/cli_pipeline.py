@@ -13,6 +13,7 @@ from exemplar.layout import Layout, Workspace
 
 if TYPE_CHECKING:
     from exemplar.kubeflow.endpoint import Endpoint
+    from exemplar.kubeflow.local import Finished
     from exemplar.kubeflow.package import Package
 
 pipeline = typer.Typer(
@@ -135,11 +136,8 @@ def run(
 
     Cluster settings have no effect here, and what fails is not tried again.
     """
-    from exemplar.kubeflow.arguments import params_of
     from exemplar.kubeflow.local import run_here
     from exemplar.kubeflow.package import read_package
-    from exemplar.summary import print_results
-    from exemplar.tracking import store_uri
 
     found = read_package(package)
     arguments = _arguments(context, found, profile, settings)
@@ -147,12 +145,7 @@ def run(
     done = run_here(
         found, arguments, outputs=outputs, root=root, say=lambda line: typer.echo(line, err=True)
     )
-    layout = Layout(done.run)
-    sections = {
-        key: value for key, value in arguments.items() if key not in ("baselines", "registered")
-    }
-    print_results(params_of(sections, arguments["baselines"], list(layout.rounds())), layout)
-    typer.echo(f"report: {done.page}\nMLflow: {store_uri(root)}")
+    show(done, arguments, root)
 
 
 @pipeline.command("submit")
@@ -215,6 +208,18 @@ def watch(
 ) -> None:
     """Follow a run in the terminal to its end. Exit code 2 if it fails."""
     _follow(_endpoint(endpoint, namespace, ca_cert, timeout), run_id, every)
+
+
+def show(done: Finished, arguments: dict[str, Any], root: Path) -> None:
+    """Print what a run here gave, and where it lies."""
+    from exemplar.kubeflow.arguments import BASELINES, SECTIONS, params_of
+    from exemplar.summary import print_results
+    from exemplar.tracking import store_uri
+
+    layout = Layout(done.run)
+    sections = {name: arguments[name] for name in SECTIONS}
+    print_results(params_of(sections, arguments[BASELINES], list(layout.rounds())), layout)
+    typer.echo(f"report: {done.page}\nMLflow: {store_uri(root)}")
 
 
 def _chosen(context: typer.Context, profile: str | None) -> Any:
