@@ -100,7 +100,7 @@ def package(tmp_path_factory, project, write_params):
     own = {"experiment": "pipelines", "registered_model": "pipelines-retriever"}
     document["profiles"]["tiny"]["promotion"] |= own
     params.write_text(yaml.safe_dump(document, sort_keys=False))
-    command = ["pipeline", "compile", "--shards", "2", "--out"]
+    command = ["pipeline", "compile", "--shards", "2", "--early-stop", "--out"]
     subprocess.run(
         [sys.executable, "-m", "exemplar", "--params", params, *command, folder / "tiny.yaml"],
         cwd=project,
