@@ -115,6 +115,9 @@ def compile_(
         number=number,
         retriever=retriever,
     )
+    if params.trained:
+        names = ", ".join(params.trained)
+        typer.echo(f"left out: {names}; what `trained` lists runs by DVC alone", err=True)
     defaults = arguments.of_profile(_chosen(context, profile), params.baselines)
     size = compiling.compile_pipeline(
         name, plan, arguments.overridden(defaults, settings or []), out, project=Path()

@@ -27,7 +27,15 @@ TARGET = "target"
 
 
 def of_profile(profile: Profile, baselines: Mapping[str, Baseline]) -> dict[str, Any]:
-    """Return the pipeline's arguments for a profile."""
+    """Return the pipeline's arguments for a profile.
+
+    Raises `ConfigError` where the gate's first opponent is not among the baselines.
+    """
+    if profile.promotion.baseline not in baselines:
+        raise ConfigError(
+            f"promotion.baseline is {profile.promotion.baseline!r}; in a pipeline expected one of "
+            f"{', '.join(baselines)}, for retrievers under `trained` run by DVC alone."
+        )
     sections = profile.model_dump(mode="json")
     return {
         **{name: _encoded(sections[name]) for name in SECTIONS},
