@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from exemplar.cli_compare import compare_app
+from exemplar.cli_pipeline import pipeline
 from exemplar.cli_serve import serve_app
 from exemplar.cli_tasks import tasks
 from exemplar.cli_use import use
@@ -116,7 +117,7 @@ def llm_scoring(
     Killed, it goes on from its last whole part. Several processes on one folder share the work by
     --shard 1/4, 2/4, ...; when all are done, a call without --shard puts their parts together.
     """
-    from exemplar.lm.parts import Shard
+    from exemplar.data.shares import Shard
 
     folder = context.obj.layout.round(number)
     _run_step(
@@ -251,6 +252,7 @@ def report(context: typer.Context) -> None:
 
 app.add_typer(compare_app)
 app.add_typer(serve_app)
+app.add_typer(pipeline, name="pipeline")
 app.add_typer(tasks, name="tasks")
 app.add_typer(use)  # without a name: its commands stand beside the steps
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from types import SimpleNamespace
+from typing import Annotated, Any, cast
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from exemplar.errors import ConfigError
 from exemplar.settings import (
@@ -127,16 +129,38 @@ def load_params(path: Path) -> Params:
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(f"{path}:\n{_explain(error, raw)}") from None
+        raise ConfigError(f"{path}:\n{explain(error, Params)}") from None
 
 
-def _explain(error: ValidationError, raw: object) -> str:
+def check_profile(raw: object, where: str) -> Profile:
+    """Check a profile that comes from elsewhere. Raises `ConfigError` that begins with `where`."""
+    try:
+        return Profile.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{where}:\n{explain(error, Profile)}") from None
+
+
+def check_sections(raw: Mapping[str, object], where: str) -> Profile:
+    """Check some sections alone; a step that reads another one than these gets AttributeError."""
+    sections = {}
+    for name, value in raw.items():
+        try:
+            field: TypeAdapter[Any] = TypeAdapter(Profile.model_fields[name].annotation or object)
+            sections[name] = field.validate_python(value, strict=True)
+        except ValidationError as error:
+            told = explain(error, Profile.model_fields[name].annotation)
+            raise ConfigError(f"{where}, {name}:\n{told}") from None
+    return cast(Profile, SimpleNamespace(**sections))
+
+
+def explain(error: ValidationError, model: Any) -> str:
+    """Return a line for each wrong key of a file that `model` describes, with its place."""
     lines = []
     for item in error.errors():
         place = ".".join(str(part) for part in item["loc"]) or "top level"
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            message = f"unknown key{_suggestion(item['loc'])}"
+            message = f"unknown key{_suggestion(item['loc'], model)}"
         elif item["type"] == "missing":
             message = "this key is missing"
         elif item["type"] != "value_error":
@@ -147,9 +171,8 @@ def _explain(error: ValidationError, raw: object) -> str:
     return "\n".join(lines)
 
 
-def _suggestion(location: tuple[int | str, ...]) -> str:
+def _suggestion(location: tuple[int | str, ...], model: Any) -> str:
     """Propose the known key of the same section that is spelt most alike."""
-    model: Any = Params
     for part in location[:-1]:
         field = getattr(model, "model_fields", {}).get(part)
         if field is not None:

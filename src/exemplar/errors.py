@@ -7,7 +7,8 @@
     ├── PromptError      a prompt or an answer does not fit the token budget
     ├── ModelError       a model reference leads to no model, or a model returned NaN
     ├── TrainingError    training diverged, or a teacher is too weak to teach
-    └── RegistryError    the model registry lacks a version or alias, or refuses one
+    ├── RegistryError    the model registry lacks a version or alias, or refuses one
+    └── PipelineError    a pipeline's run failed, or the Kubeflow endpoint did not do as asked
 
 Every one is a `ValueError`: something the user gave, or asked for, cannot be used. The command
 line prints its message alone and exits with code 2. A message says what was expected, what came
@@ -49,3 +50,7 @@ class TrainingError(ExemplarError):
 
 class RegistryError(ExemplarError):
     """The model registry lacks a version or alias, or refuses one."""
+
+
+class PipelineError(ExemplarError):
+    """A pipeline's run failed, or the Kubeflow endpoint did not do as asked."""

@@ -40,6 +40,11 @@ class Layout:
         """Folder of a round, 1-based."""
         return self.root / "rounds" / f"r{number}"
 
+    def rounds(self) -> dict[int, Path]:
+        """Folders of the rounds that there are, by their numbers, in order."""
+        found = {int(path.name[1:]): path for path in (self.root / "rounds").glob("r[0-9]*")}
+        return dict(sorted(found.items()))
+
     def baseline(self, name: str) -> Path:
         """Folder of a baseline."""
         return self.root / "baselines" / name

@@ -284,6 +284,6 @@ def _datasets(dataset: Dataset, data: Path) -> list[tracking.Dataset]:
     digests = dataset.manifest["sha256"]
     contexts = {"pool": "retrieval", "train": "training", "test": "evaluation"}
     return [
-        tracking.Dataset(name, data / f"{name}.parquet", digests[name], context)
+        tracking.Dataset(name, data.resolve() / f"{name}.parquet", digests[name], context)
         for name, context in contexts.items()
     ]

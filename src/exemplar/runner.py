@@ -31,7 +31,7 @@ def set_params(
 
     `settings` are KEY=VALUE with KEY inside the chosen profile, VALUE in YAML.
     """
-    changes: dict[str, Any] = dict(_parse(setting) for setting in settings)
+    changes: dict[str, Any] = dict(parse_setting(setting) for setting in settings)
     if source:
         changes["download_data.source"] = source
         if source in ("sample", "hub", "released"):  # a local source's folder is none of theirs
@@ -56,7 +56,7 @@ def set_params(
         document["profile"] = profile
     chosen = document["profiles"].get(document["profile"])
     for key, value in changes.items() if chosen else ():  # an unknown one is refused below
-        _assign(chosen, key, value)
+        assign(chosen, key, value)
     text = io.StringIO()
     editor.dump(document, text)
     proposal = path.with_name(f".{path.name}.proposal")
@@ -94,7 +94,8 @@ def repro(targets: Sequence[str] = ()) -> int:
     return subprocess.run(command, env=environment, check=False).returncode
 
 
-def _parse(setting: str) -> tuple[str, Any]:
+def parse_setting(setting: str) -> tuple[str, Any]:
+    """Read KEY=VALUE, VALUE in YAML. Raises `ConfigError` on anything else."""
     import yaml
 
     key, equals, value = setting.partition("=")
@@ -109,7 +110,8 @@ def _parse(setting: str) -> tuple[str, Any]:
     return key.strip(), parsed
 
 
-def _assign(profile: Any, key: str, value: Any) -> None:
+def assign(profile: Any, key: str, value: Any) -> None:
+    """Set the value at a dotted key of a profile. Raises `ConfigError` on an unknown key."""
     *parents, last = key.split(".")
     section = profile
     for name in parents:

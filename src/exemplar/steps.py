@@ -2,30 +2,36 @@
 
 A step reads files, calls the concept folders, and writes files; it returns counts worth a line on
 the terminal. Settings stop here: below, there are plain values. Each file that a step reads was
-sealed with the fingerprints of what it was made from, and a mismatch is an error.
+sealed with the fingerprints of what it was made from, and a mismatch is an error. The three steps
+whose work several processes can share out are in `steps_scoring.py`.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from exemplar.config import Params, Profile
 from exemplar.data.dataset import read_dataset
-from exemplar.data.io import atomic_folder, fingerprint, write_json, write_records, write_text
+from exemplar.data.io import atomic_folder, fingerprint, write_json, write_records
 from exemplar.layout import Layout
-from exemplar.lm import load as load_lm
-from exemplar.lm.parts import Cut, Parts, Shard
 from exemplar.models import cache_folder
-from exemplar.records import Candidates, LlmScores, Outcome, Rewards
+from exemplar.records import Candidates, LlmScores, Rewards
 from exemplar.settings import Baseline
+from exemplar.steps_scoring import Figures, beside, evaluation, llm_scoring, reward_scoring
 
-if TYPE_CHECKING:
-    from exemplar.lm.base import LanguageModel
-
-Figures = Mapping[str, Any]
+__all__ = [
+    "bm25_candidates",
+    "download_data",
+    "evaluation",
+    "kd_training",
+    "llm_scoring",
+    "promotion",
+    "report",
+    "reward_scoring",
+    "reward_training",
+    "search",
+]
 
 
 def download_data(profile: Profile, *, data: Path) -> Figures:
@@ -52,49 +58,14 @@ def bm25_candidates(profile: Profile, *, data: Path, out: Path) -> Figures:
     return {"queries": len(candidates)}
 
 
-def llm_scoring(
+def reward_training(
     profile: Profile,
     *,
     data: Path,
-    candidates: Path,
+    llm_scores: Path,
     out: Path,
     number: int,
-    shard: Shard | None = None,
-) -> Figures:
-    """Score a draw of each query's candidates by the LM, part by part.
-
-    With `shard` only the parts of that share are scored. Without it all that are missing are, and
-    `out` is put together: so the last call after any number of shards.
-    """
-    from exemplar.lm import scoring
-
-    dataset, settings = read_dataset(data), profile.llm_scoring
-    drawn = scoring.draw_candidates(
-        dataset.read(candidates, Candidates),
-        num_candidates=settings.num_candidates,
-        seed=profile.seed,
-        number=number,
-    )
-    sealed = dataset.made_from(candidates=candidates)
-    told = f"{profile.lm!r} {settings!r} seed={profile.seed} round={number}"
-    examples = dataset.pool_examples(drawn)
-    cut = Cut(drawn, examples, size=settings.part_size)
-    parts = Parts(_beside(out, "parts"), cut, sealed | {"settings": told})
-    figures = parts.score(
-        lambda: _load_lm(profile),
-        examples,
-        classification_tasks=dataset.classification_tasks,
-        shard=shard,
-        progress=f"LM scoring, round {number}",
-    )
-    if shard is None:
-        write_records(out, LlmScores, parts.merged(), made_from=sealed)
-        parts.delete()
-    return {"queries": len(drawn), **figures}
-
-
-def reward_training(
-    profile: Profile, *, data: Path, llm_scores: Path, out: Path, number: int
+    work: Path | None = None,
 ) -> Figures:
     """Train the reward model; raise `TrainingError` if it ranks held-out candidates too poorly."""
     from exemplar.training import reward
@@ -112,31 +83,10 @@ def reward_training(
             progress=f"reward model, round {number}",
             **settings.model_dump(exclude={"init", "min_accuracy", "clip_norm"}),
             clip=settings.clip_norm,
-            checkpoint=_beside(out, "checkpoint"),
+            checkpoint=work or beside(out, "checkpoint"),
         )
         reward.require_teacher(report.summary, settings.min_accuracy)
     return report.headline(reward.RANKING_ACCURACY, "spearman")
-
-
-def reward_scoring(
-    profile: Profile, *, data: Path, candidates: Path, reward_model: Path, out: Path
-) -> Figures:
-    """Give every proposed candidate a reward."""
-    from exemplar.training import reward
-
-    dataset = read_dataset(data)
-    proposed = dataset.read(candidates, Candidates)
-    rewards = reward.score_rewards(
-        reward_model,
-        dataset.pool_examples(proposed),
-        proposed,
-        batch_tokens=profile.reward_scoring.batch_tokens,
-        dtype=profile.reward_training.dtype,
-        progress="rewards",
-    )
-    sealed = dataset.made_from(candidates=candidates, reward_model=reward_model)
-    write_records(out, Rewards, rewards, made_from=sealed)
-    return {"queries": len(rewards), "pairs": sum(len(item.rewards) for item in rewards)}
 
 
 def kd_training(
@@ -147,6 +97,7 @@ def kd_training(
     llm_scores: Path | None,
     out: Path,
     number: int,
+    work: Path | None = None,
 ) -> Figures:
     """Distil the rewards of all rounds so far into a retriever.
 
@@ -169,7 +120,7 @@ def kd_training(
         progress=f"retriever, {out.parent.name}",
         **settings.model_dump(exclude={"init", "clip_norm"}),
         clip=settings.clip_norm,
-        checkpoint=_beside(out, "checkpoint"),
+        checkpoint=work or beside(out, "checkpoint"),
     )
     return report.headline("group_accuracy", "llm_spearman", "label_agreement_at_3")
 
@@ -219,42 +170,6 @@ def search(
     return {path.stem: len(queries) for path, queries, _ in requests} | recalls(found)
 
 
-def evaluation(profile: Profile, *, data: Path, demonstrations: Path, out: Path) -> Figures:
-    """Let the LM answer every test query behind its demonstrations, and judge the answers."""
-    from exemplar.evaluation import icl
-
-    dataset, settings = read_dataset(data), profile.evaluation
-    proposed = dataset.read(demonstrations, Candidates)
-    examples = dataset.pool_examples(proposed)
-    chosen = {item.query_id: [examples[name] for name in item.candidate_ids] for item in proposed}
-    specs, lm = dataset.specs, _load_lm(profile)
-    outcomes = icl.predict(
-        lm,
-        dataset.test,
-        chosen,
-        specs,
-        max_new_tokens=settings.max_new_tokens,
-        progress=f"evaluation, {out.parent.name}",
-    )
-    metrics = icl.summarise(
-        outcomes,
-        specs,
-        dataset.test_by_id,
-        seed=profile.seed,
-        num_resamples=settings.num_resamples,
-    )
-    metrics["label_agreement"] = icl.label_agreement(dataset.test, chosen, specs)
-    with atomic_folder(out) as folder:
-        sealed = dataset.made_from(demonstrations=demonstrations)
-        write_records(folder / "outcomes.parquet", Outcome, outcomes, made_from=sealed)
-        write_json(folder / "metrics.json", metrics)
-        write_text(
-            folder / "examples.md",
-            icl.examples_markdown(outcomes, dataset.test_by_id, examples),
-        )
-    return {"dtype": lm.dtype, **lm.stats.figures(), "average": metrics["average"]["value"]}
-
-
 def promotion(params: Params, *, layout: Layout, number: int) -> Figures:
     """Log the round and the baselines to MLflow, register the retriever, and run the gate."""
     from exemplar.promotion import promote_round
@@ -272,13 +187,3 @@ def report(params: Params, *, layout: Layout) -> Figures:
     figures = write_report(params, layout)
     attach(params, layout, [layout.report, layout.plots / "average.svg"])
     return figures
-
-
-def _load_lm(profile: Profile) -> LanguageModel:
-    """Load the LM. A server's key comes from the environment, so that no file holds it."""
-    return load_lm(**profile.lm.model_dump(), api_key=os.environ.get("EXEMPLAR_LM_API_KEY"))
-
-
-def _beside(out: Path, what: str) -> Path:
-    """Name where a killed step goes on from; it lies beside what DVC deletes."""
-    return out.with_name(f".{out.name}.{what}")

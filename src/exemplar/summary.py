@@ -29,7 +29,13 @@ def methods(params: Params, layout: Layout) -> dict[str, Path]:
 
 
 def print_summary(params: Params, layout: Layout) -> None:
-    """Print every method's average and tasks with 95 % intervals, the gate, and the way on."""
+    """Print the results (`print_results`) and the way on."""
+    console = print_results(params, layout)
+    _print_places(console, params, layout)
+
+
+def print_results(params: Params, layout: Layout) -> Console:
+    """Print every method's average and tasks with 95 % intervals, and the gate's words."""
     figures = {
         name: read_json(folder / "metrics.json")
         for name, folder in methods(params, layout).items()
@@ -46,7 +52,7 @@ def print_summary(params: Params, layout: Layout) -> None:
             decision = read_json(path)
             colour = "green" if decision["promoted"] else "yellow"
             console.print(f"[bold {colour}]{name}[/] {decision['headline']}", highlight=False)
-    _print_places(console, params, layout)
+    return console
 
 
 def print_scores(figures: Mapping[str, Mapping[str, Any]], title: str) -> Console:

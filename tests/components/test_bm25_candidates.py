@@ -83,3 +83,10 @@ def test_the_file_is_sealed_and_repeatable(workspace, tmp_path):
     ]
     text = "\n".join(f"{n} {d}" for n, d in zip(("pool", "train", "test"), digests, strict=True))
     assert workspace.dataset.fingerprint == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_the_component_writes_the_same_candidates(workspace, component):
+    """Everything after them would differ between the runners."""
+    made = component("bm25_candidates", data=workspace.layout.data)
+    expected = workspace.layout.round(1) / "candidates.parquet"
+    assert made["candidates"].read_bytes() == expected.read_bytes()

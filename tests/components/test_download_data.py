@@ -10,7 +10,7 @@ import pytest
 from exemplar import steps
 from exemplar.config import load_params
 from exemplar.data.dataset import read_dataset
-from exemplar.data.io import read_records
+from exemplar.data.io import fingerprint, read_records
 from exemplar.errors import DataError, TaskError
 from exemplar.records import Example
 from exemplar.tasks.spec import load_catalog
@@ -170,3 +170,8 @@ def test_a_failed_download_leaves_the_old_folder_whole(workspace, tmp_path, writ
     with pytest.raises(DataError, match="there is no folder"):
         steps.download_data(profile, data=tmp_path / "data")
     assert {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()} == before
+
+
+def test_the_component_writes_the_same_data(workspace, component):
+    """Data that differ by runner would make two champions that cannot be compared."""
+    assert fingerprint(component("download_data")["data"]) == fingerprint(workspace.layout.data)

@@ -188,3 +188,20 @@ def test_test_queries_without_demonstrations_are_an_error(workspace, tmp_path):
             out=tmp_path / "evaluation",
         )
     assert [path.name for path in tmp_path.iterdir()] == ["part.parquet"]
+
+
+def test_the_component_writes_the_same_evaluation_alone_and_in_shares(workspace, component):
+    """Shards must not change a result, nor may a share that is missing go unnoticed."""
+    folder = workspace.layout.round(1)
+    inputs = {
+        "target": "r1",
+        "data": workspace.layout.data,
+        "demonstrations": folder / "demonstrations.parquet",
+    }
+    shares = [component("evaluation", shard=f"{n}/2", **inputs)["outcomes"] for n in (1, 2)]
+    assert all((share / "records.parquet").is_file() for share in shares)
+    joined = component("evaluation", shares=shares, **inputs)["outcomes"]
+    for path in (folder / "evaluation").iterdir():
+        assert (joined / path.name).read_bytes() == path.read_bytes(), path.name
+    with pytest.raises(DataError, match="both share 1/2"):
+        component("evaluation", shares=[shares[0], shares[0]], **inputs)

@@ -126,3 +126,23 @@ def test_rewards_of_other_data_are_refused_before_any_training(workspace, tmp_pa
             number=1,
         )
     assert not (tmp_path / "retriever").exists()
+
+
+def test_the_component_writes_the_same_retriever_from_all_rounds(workspace, component, tmp_path):
+    """Round 2 learns from both rounds' rewards; with one of them it would be another retriever."""
+    first, second = workspace.layout.round(1), workspace.layout.round(2)
+    earlier = tmp_path / "run" / "rounds" / "r1"
+    earlier.mkdir(parents=True)
+    (earlier / "rewards.parquet").symlink_to(first / "rewards.parquet")
+    made = component(
+        "kd_training",
+        number=2,
+        data=workspace.layout.data,
+        llm_scores=second / "llm_scores.parquet",
+        rewards=second / "rewards.parquet",
+        earlier=tmp_path / "run",
+    )
+    for path in (second / "retriever").rglob("*"):
+        if path.is_file():
+            other = made["retriever"] / path.relative_to(second / "retriever")
+            assert other.read_bytes() == path.read_bytes(), path.name

@@ -1,11 +1,13 @@
 """Claims about llm_scoring: the scores are the LM's own, of a draw that can be repeated."""
 
 import hashlib
+import json
 
 import pytest
 
 from exemplar import steps
 from exemplar.data.io import made_from, read_records
+from exemplar.errors import DataError
 from exemplar.records import OTHER_LABEL, Candidates, LlmScores
 
 
@@ -115,3 +117,42 @@ def test_each_round_draws_anew(workspace, tmp_path, scores):
     )
     other = read_records(tmp_path / "two.parquet", LlmScores)
     assert [item.candidate_ids for item in other] != [item.candidate_ids for item in scores]
+
+
+def test_the_component_writes_the_same_scores_alone_and_in_shares(
+    workspace, component, monkeypatch, tmp_path
+):
+    """Shards must not change a result, nor may a share that is missing go unnoticed."""
+    folder = workspace.layout.round(1)
+    inputs = {"data": workspace.layout.data, "candidates": folder / "candidates.parquet"}
+    expected = (folder / "llm_scores.parquet").read_bytes()
+    alone = component("llm_scoring", number=1, **inputs)
+    assert alone["llm_scores"].read_bytes() == expected
+    shares = []
+    for number in (3, 1, 2):
+        monkeypatch.setenv("HOME", str(tmp_path / f"pod-{number}"))  # they see no common folder
+        made = component("llm_scoring", number=1, shard=f"{number}/3", **inputs)
+        shares.append(made["llm_scores"])
+    monkeypatch.setenv("HOME", str(tmp_path / "pod-4"))
+    with pytest.raises(DataError, match="missing 3/3"):
+        component("llm_scoring", number=1, shares=shares[1:], **inputs)
+    with pytest.raises(DataError, match="share of another work"):
+        component("llm_scoring", number=2, shares=shares, **inputs)
+    joined = component("llm_scoring", number=1, shares=shares, **inputs)
+    assert joined["llm_scores"].read_bytes() == expected
+    assert json.loads(joined["figures"].read_text())["parts"] == 0  # nothing was scored again
+
+
+def test_another_try_goes_on_from_the_parts_on_the_volume(workspace, component, tmp_path):
+    """A pod is lost with its disk; three days of scoring must not be."""
+    folder = workspace.layout.round(1)
+    inputs = {"data": workspace.layout.data, "candidates": folder / "candidates.parquet"}
+    whole = json.loads(component("llm_scoring", number=1, **inputs)["figures"].read_text())
+    lost = component("llm_scoring", number=1, shard="1/2", **inputs)
+    done = json.loads(lost["figures"].read_text())["parts"]
+    assert 0 < done < whole["parts"]
+    again = component("llm_scoring", number=1, **inputs)
+    assert json.loads(again["figures"].read_text())["parts"] == whole["parts"] - done
+    expected = (folder / "llm_scores.parquet").read_bytes()
+    assert again["llm_scores"].read_bytes() == expected
+    assert not list((tmp_path / ".cache/exemplar/work").iterdir())

@@ -11,7 +11,7 @@ from exemplar import registry, tracking
 from exemplar.aliases import aliases_of
 from exemplar.config import load_params
 from exemplar.data.io import fingerprint, made_from, read_records, write_records
-from exemplar.errors import DataError
+from exemplar.errors import DataError, RegistryError
 from exemplar.layout import Layout
 from exemplar.records import Outcome
 from exemplar.retrieval.pool_index import PoolIndex
@@ -191,3 +191,52 @@ def test_a_champion_of_another_test_set_is_not_compared(copy):
     refused = promotion(params, layout=layout, number=2)
     assert not refused["promoted"]
     assert "another test" in refused["headline"]
+
+
+@pytest.fixture
+def run_so_far(workspace, tmp_path):
+    """The run's folder as it is before round 2."""
+    folder = tmp_path / "run"
+    (folder / "rounds").mkdir(parents=True)
+    for name in ("baselines", "costs", "rounds/r1"):
+        (folder / name).symlink_to(workspace.root / name)
+    return folder
+
+
+def made_in(folder):
+    """The artifacts of a round."""
+    return {
+        "rewards": folder / "rewards.parquet",
+        "reward_model": folder / "reward_model",
+        "retriever": folder / "retriever",
+        "demonstrations": folder / "demonstrations.parquet",
+        "index": folder / "index",
+        "outcomes": folder / "evaluation",
+    }
+
+
+def test_the_component_decides_the_same_and_hands_the_run_on(
+    workspace, component, run_so_far, store
+):
+    """The next round and the report see of a round only what promotion keeps."""
+    data, folder = workspace.layout.data, workspace.layout.round(2)
+    versions = registry.list_versions(store, NAME)
+    made = component("promotion", number=2, data=data, earlier=run_so_far, **made_in(folder))
+    assert registry.list_versions(store, NAME) == versions  # found again, not registered twice
+    before = json.loads((folder / "promotion.json").read_text())
+    assert made["Output"] is before["promoted"]
+    assert json.loads((made["run"] / "rounds/r2/promotion.json").read_text()) == before
+    assert before["headline"] in made["decision"].read_text()
+    for name in ("rewards.parquet", "demonstrations.parquet", "retriever/training.json"):
+        for number in (1, 2):
+            kept = made["run"] / f"rounds/r{number}" / name
+            assert kept.read_bytes() == (workspace.layout.round(number) / name).read_bytes()
+    assert not list((made["run"] / "rounds/r2").rglob("*.safetensors"))
+
+
+def test_without_a_server_the_component_does_nothing(workspace, component, run_so_far, monkeypatch):
+    """A model registered on a pod's own disk is lost with the pod, and nobody is told."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    made = made_in(workspace.layout.round(2))
+    with pytest.raises(RegistryError, match="MLFLOW_TRACKING_URI is not set"):
+        component("promotion", number=2, data=workspace.layout.data, earlier=run_so_far, **made)

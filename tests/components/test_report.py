@@ -98,3 +98,15 @@ def test_reporting_again_gives_the_same_figures(workspace, run_cli):
     done = run_cli("--params", workspace.params_path, "--root", workspace.root, "report")
     assert done.code == 0, done.err
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_the_component_writes_the_same_page(workspace, component, tmp_path):
+    """A page that differs by runner would be read as a result that differs."""
+    run = tmp_path / "run"
+    (run / "rounds").mkdir(parents=True)
+    for name in ("baselines", "costs", "rounds/r1", "rounds/r2"):
+        (run / name).symlink_to(workspace.root / name)
+    made = component("report", data=workspace.layout.data, run=run)
+    assert made["page"].read_bytes() == workspace.layout.report.read_bytes()
+    for name in ("metrics/rounds.csv", "metrics/rounds.json", "plots/average.svg"):
+        assert (made["tables"] / name).read_bytes() == (workspace.root / name).read_bytes()

@@ -6,7 +6,7 @@ import pytest
 
 from exemplar import steps
 from exemplar.data.io import fingerprint, made_from, read_records
-from exemplar.errors import ModelError
+from exemplar.errors import DataError, ModelError
 from exemplar.records import Candidates, Rewards
 
 
@@ -82,3 +82,30 @@ def test_an_encoder_without_a_trained_head_is_no_reward_model(workspace, tiny_mo
     with pytest.raises(ModelError, match="no trained head"):
         score(workspace, tmp_path / "rewards.parquet", tiny_models.encoder)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_component_writes_the_same_rewards_alone_and_in_shares(
+    workspace, component, monkeypatch
+):
+    """Shards must not change a result, nor may a share that is missing go unnoticed."""
+    from exemplar.training import reward, reward_shares
+
+    folder = workspace.layout.round(1)
+    inputs = {
+        "data": workspace.layout.data,
+        "candidates": folder / "candidates.parquet",
+        "reward_model": folder / "reward_model",
+    }
+    alone = component("reward_scoring", number=1, **inputs)["rewards"]
+    assert alone.read_bytes() == (folder / "rewards.parquet").read_bytes()
+    monkeypatch.setattr(reward, "SLAB", 64)
+    monkeypatch.setattr(reward_shares, "SLAB", 64)  # so that every share gets some
+    expected = component("reward_scoring", number=1, **inputs)["rewards"].read_bytes()
+    shares = [
+        component("reward_scoring", number=1, shard=f"{n}/2", **inputs)["rewards"] for n in (1, 2)
+    ]
+    assert all((share / "records.parquet").is_file() for share in shares)
+    joined = component("reward_scoring", number=1, shares=shares, **inputs)["rewards"]
+    assert joined.read_bytes() == expected
+    with pytest.raises(DataError, match="missing 2/2"):
+        component("reward_scoring", number=1, shares=shares[:1], **inputs)

@@ -96,3 +96,16 @@ def test_scores_of_other_data_are_refused(workspace, tmp_path):
             number=1,
         )
     assert not (tmp_path / "model").exists()
+
+
+def test_the_component_writes_the_same_model(workspace, component):
+    """The weights decide all that follows; only the seconds may differ."""
+    folder = workspace.layout.round(1)
+    made = component(
+        "reward_training",
+        number=1,
+        data=workspace.layout.data,
+        llm_scores=folder / "llm_scores.parquet",
+    )
+    for path in (folder / "reward_model").iterdir():
+        assert (made["reward_model"] / path.name).read_bytes() == path.read_bytes(), path.name

@@ -227,3 +227,24 @@ def test_a_baseline_may_bring_its_own_encoder(workspace, tmp_path):
     )
     trained = read_records(workspace.layout.round(1) / "demonstrations.parquet", Candidates)
     assert read_records(tmp_path / "demonstrations.parquet", Candidates) == trained
+
+
+def test_the_component_finds_the_same_by_retriever_registry_and_baseline(workspace, component):
+    """A method that finds other demonstrations on a cluster is another method."""
+    folder, data = workspace.layout.round(1), workspace.layout.data
+    made = component("search", target="r1", data=data, retriever=folder / "retriever")
+    following = workspace.layout.round(2) / "candidates.parquet"
+    demonstrations = folder / "demonstrations.parquet"
+    assert made["demonstrations"].read_bytes() == demonstrations.read_bytes()
+    assert made["next_candidates"].read_bytes() == following.read_bytes()
+    assert fingerprint(made["index"]) == fingerprint(folder / "index")
+    registered = component(
+        "search", target="again", data=data, registered="models:/tiny-retriever/1"
+    )
+    assert registered["next_candidates"].read_bytes() == following.read_bytes()
+    for name in ("random", "untrained"):
+        item = {"target": name, "method": workspace.params.baselines[name].method}
+        made = component("search", target=name, data=data, method=item)
+        expected = workspace.layout.baseline(name) / "demonstrations.parquet"
+        assert made["demonstrations"].read_bytes() == expected.read_bytes()
+        assert not made["index"].exists()

@@ -198,8 +198,9 @@ def test_every_watched_setting_exists_and_every_setting_is_watched(stages, proje
 
 def test_a_stage_watches_every_setting_that_its_step_reads(stages, project):
     """Otherwise DVC would call a result up to date that was made with other settings."""
-    tree = ast.parse((project / "src/exemplar/steps.py").read_text())
-    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    modules = (project / f"src/exemplar/{name}.py" for name in ("steps", "steps_scoring"))
+    nodes = [node for path in modules for node in ast.parse(path.read_text()).body]
+    functions = {node.name: node for node in nodes if isinstance(node, ast.FunctionDef)}
     for name, stage in stages.items():
         step = name.partition("@")[0]
         read = {

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exemplar.data.shares import Shard
 from exemplar.errors import ConfigError, DataError, PromptError
-from exemplar.lm.parts import Cut, Parts, Shard
+from exemplar.lm.parts import Cut, Parts
 from exemplar.lm.scoring import score_candidates
 from exemplar.records import Candidates, Example
 

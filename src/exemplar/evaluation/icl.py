@@ -7,7 +7,7 @@ kind go to the LM in one call, so that it can share prefixes and batch by length
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -20,13 +20,24 @@ from exemplar.retrieval.ranking import by_task
 from exemplar.tasks import metrics
 
 if TYPE_CHECKING:
+    from exemplar.data.shares import Shard
     from exemplar.lm.base import LanguageModel
     from exemplar.tasks.spec import TaskSpec
 
-__all__ = ["examples_markdown", "label_agreement", "predict", "summarise"]
+__all__ = [
+    "examples_markdown",
+    "in_order",
+    "label_agreement",
+    "predict",
+    "share_queries",
+    "summarise",
+]
 
 _JOIN_TOKENS = 2
 """Tokens kept free beside the answer's own: joined to the prompt it may split into more."""
+
+_BLOCK = 1024
+"""Queries that go to the LM in one call, computed together; a share is made of such blocks."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +68,11 @@ def predict(
     """
     _check(queries, demonstrations, specs)
     items = _fit_all(lm, queries, demonstrations, specs, max_new_tokens)
-    calls: dict[tuple[str, tuple[str, ...]], list[_Item]] = {}
-    for item in items:
-        spec = specs[item.query.task]
-        calls.setdefault((spec.kind, spec.labels), []).append(item)
+    by_id = {item.query.example_id: item for item in items}
     predictions: dict[str, str] = {}
-    for (kind, labels), members in calls.items():
+    for block in _blocks(queries, specs):
+        members = [by_id[query.example_id] for query in block]
+        kind, labels = specs[block[0].task].kind, specs[block[0].task].labels
         description = progress and f"{progress}: {_names(members)}"
         if kind == "multiple_choice":
             predictions |= _choose(lm, members, description)
@@ -76,6 +86,52 @@ def predict(
         for item, text in zip(members, texts, strict=True):
             predictions[item.query.example_id] = text.strip()
     return _score(items, predictions, specs)
+
+
+def share_queries(
+    queries: Sequence[Example], specs: Mapping[str, TaskSpec], shard: Shard
+) -> list[Example]:
+    """Return the queries that fall to a share, in their order.
+
+    A share is made of whole blocks, each one call of the LM: its answers are those of a process
+    that does everything, to the last bit.
+    """
+    own = {
+        query.example_id
+        for place, block in enumerate(_blocks(queries, specs))
+        if shard.has(place)
+        for query in block
+    }
+    return [query for query in queries if query.example_id in own]
+
+
+def in_order(queries: Sequence[Example], outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Put the outcomes of all shares in the order of the queries.
+
+    Raises `DataError` where they are not those of these queries, each once.
+    """
+    found = {outcome.example_id: outcome for outcome in outcomes}
+    missing = [query.example_id for query in queries if query.example_id not in found]
+    if missing or len(found) != len(queries):
+        raise DataError(
+            f"the shares hold {len(found)} outcomes, expected one for each of {len(queries)} test "
+            f"queries; missing: {', '.join(missing[:3]) or 'none'}. Make the shares again, all "
+            "with the same version of Exemplar."
+        )
+    return [found[query.example_id] for query in queries]
+
+
+def _blocks(queries: Sequence[Example], specs: Mapping[str, TaskSpec]) -> list[list[Example]]:
+    """Cut the queries into calls: one kind and one set of labels each, at most `_BLOCK` queries."""
+    calls: dict[tuple[str, tuple[str, ...]], list[Example]] = {}
+    for query in queries:
+        spec = specs[query.task]
+        calls.setdefault((spec.kind, spec.labels), []).append(query)
+    return [
+        members[start : start + _BLOCK]
+        for members in calls.values()
+        for start in range(0, len(members), _BLOCK)
+    ]
 
 
 def _check(

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exemplar.data.io import made_from, read_records, write_records
-from exemplar.errors import ConfigError, DataError
+from exemplar.data.shares import Shard, gather_files, write_files
+from exemplar.errors import DataError
 from exemplar.lm.scoring import at, score_candidates
 from exemplar.records import Candidates, Example, LlmScores
 
@@ -31,25 +31,6 @@ if TYPE_CHECKING:
     from exemplar.lm.base import LanguageModel
 
 IntArray = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Shard:
-    """The share of one process of `count`: parts `number`, `number` + `count`, ..., 1-based."""
-
-    number: int
-    count: int
-
-    @classmethod
-    def parse(cls, text: str) -> Shard:
-        """Read "2/4". Raises `ConfigError` on anything else."""
-        number, _, count = text.partition("/")
-        if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-            raise ConfigError(
-                f"shard {text!r}: expected NUMBER/COUNT with a number from 1 to the count of "
-                "processes that share the work, for example 2/4."
-            )
-        return cls(int(number), int(count))
 
 
 class Cut(Sequence[list[Candidates]]):
@@ -125,9 +106,11 @@ class Parts:
 
     def missing(self, shard: Shard | None = None) -> list[int]:
         """Return the numbers of the parts, or of a shard's parts, that are still to be scored."""
+        return [number for number in self._numbers(shard) if not self._is_done(number)]
+
+    def _numbers(self, shard: Shard | None) -> range:
         share = shard or Shard(1, 1)
-        numbers = range(share.number, len(self) + 1, share.count)
-        return [number for number in numbers if not self._is_done(number)]
+        return range(share.number, len(self) + 1, share.count)
 
     def _is_done(self, number: int) -> bool:
         path = self._path(number)
@@ -191,6 +174,15 @@ class Parts:
                 tuple(logprob_P[own].tolist()),
                 tuple(reason_P[own].tolist()),
             )
+
+    def write_share(self, out: Path, shard: Shard) -> None:
+        """Copy a shard's parts into a folder of its own, for who cannot see this one."""
+        paths = [self._path(number) for number in self._numbers(shard)]
+        write_files(out, shard, paths, made_from=self._sealed)
+
+    def gather(self, shares: Sequence[Path]) -> None:
+        """Take over the parts of all shares. Raises `DataError` if they do not make one whole."""
+        gather_files(shares, self._folder, made_from=self._sealed)
 
     def delete(self) -> None:
         """Remove the folder, once the merged scores are safe."""

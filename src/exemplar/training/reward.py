@@ -34,7 +34,7 @@ RANKING_ACCURACY = "ranking_accuracy"
 HELD_OUT_DRAWS = 4
 """Groups drawn of each held-out query: all its scores are there, and the figure is steadier."""
 
-_SLAB = 1024
+SLAB = 1024
 """Pairs that are sorted by length together when everything is scored: bounds the memory."""
 
 
@@ -260,8 +260,8 @@ def score_rewards(
         torch.inference_mode(),
         tqdm(total=len(keys), desc=progress, disable=progress is None, unit="pair") as bar,
     ):
-        for start in range(0, len(keys), _SLAB):
-            slab = keys[start : start + _SLAB]
+        for start in range(0, len(keys), SLAB):
+            slab = keys[start : start + SLAB]
             score_P = encoder.score([texts.pair(*key) for key in slab], batch_tokens=batch_tokens)
             _refuse_broken(model_dir, slab, score_P)
             rewards += score_P.tolist()
