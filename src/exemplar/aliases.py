@@ -6,8 +6,7 @@
 
 A move of aliases is first written down as a tag of the registered model, then carried out in one
 order, `champion` last. Killed anywhere, it leaves `champion` on a whole version, the old one or
-the new, and the next `promote` or `rollback` finishes it first. MLflow has no locks: let one
-process at a time move aliases.
+the new, and the next move finishes it first. Moves happen one at a time (`registry_lock.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from exemplar.errors import RegistryError
+from exemplar.registry_lock import LEASE_S, Lock, held
 from exemplar.tracking import Store, explained
 
 if TYPE_CHECKING:
@@ -29,10 +29,19 @@ _MOVING = "exemplar.moving"  # tag: the move that is under way
 _REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[^/@]+))")
 
 
-def promote(store: Store, name: str, version: str) -> None:
-    """Make `version` the champion and keep the old champion as `previous`.
+def promote(
+    store: Store,
+    name: str,
+    version: str,
+    *,
+    instead_of: str | None = None,
+    lease_s: float = LEASE_S,
+) -> bool:
+    """Make `version` the champion, keep the old champion as `previous`, and return True.
 
-    Repeating it changes nothing. Raises `RegistryError` for a version that does not exist.
+    `instead_of`: the champion that it was compared with ("" for none). Where another one is
+    champion by now nothing is moved and False is returned. None replaces any. Repeating it changes
+    nothing. Raises `RegistryError` for a version that does not exist.
     """
     with explained(f"promoting version {version} of {name!r} in {store.uri}"):
         known = _versions(store, name)
@@ -41,35 +50,51 @@ def promote(store: Store, name: str, version: str) -> None:
                 f"Model {name!r} has no version {version!r}; it has {', '.join(known) or 'none'}. "
                 "Register it first, or name one of those."
             )
-        _finish(store, name)
-        aliases = aliases_of(store, name)
-        old = aliases.get(CHAMPION)
-        if old == version:
-            return
-        moves: dict[str, str | None] = {} if old is None else {PREVIOUS: old}
-        if aliases.get(CHALLENGER) == version:
-            moves[CHALLENGER] = None
-        _move(store, name, "promote", {**moves, CHAMPION: version})
+        with held(store, name, lease_s=lease_s) as lock:
+            _finish(store, name, lock)
+            aliases = aliases_of(store, name)
+            old = aliases.get(CHAMPION)
+            if old == version:
+                return True
+            if instead_of is not None and (old or "") != instead_of:
+                return False
+            moves: dict[str, str | None] = {} if old is None else {PREVIOUS: old}
+            if aliases.get(CHALLENGER) == version:
+                moves[CHALLENGER] = None
+            _move(store, name, lock, "promote", {**moves, CHAMPION: version})
+            return True
 
 
-def rollback(store: Store, name: str) -> str:
+def rollback(store: Store, name: str, *, lease_s: float = LEASE_S) -> str:
     """Return to the previous champion and give its version.
 
     The two change places, so a second rollback undoes the first. A rollback that was killed is
     finished rather than repeated. Raises `RegistryError` where there is nothing to return to.
     """
     with explained(f"rolling {name!r} back in {store.uri}"):
-        if _finish(store, name) != "rollback":
+        _require_previous(name, store.uri, aliases_of(store, name))
+        with held(store, name, lease_s=lease_s) as lock:
+            finished = _finish(store, name, lock)
             aliases = aliases_of(store, name)
             current, target = aliases.get(CHAMPION), aliases.get(PREVIOUS)
-            if current is None or target is None:
-                raise RegistryError(
-                    f"Model {name!r} has nothing to roll back to: that takes a champion and a "
-                    f"previous one, so two promotions. Its aliases at {store.uri}: "
-                    f"{_listed(aliases)}."
-                )
-            _move(store, name, "rollback", {PREVIOUS: current, CHAMPION: target})
-        return aliases_of(store, name)[CHAMPION]
+            if finished != "rollback" and current is not None and target is not None:
+                _move(store, name, lock, "rollback", {PREVIOUS: current, CHAMPION: target})
+        after = aliases_of(store, name)
+        _require_previous(name, store.uri, after)
+        return after[CHAMPION]
+
+
+def challenge(store: Store, name: str, version: str, *, lease_s: float = LEASE_S) -> None:
+    """Make `version` the challenger, unless it is champion or previous already."""
+    with (
+        explained(f"making version {version} of {name!r} challenger in {store.uri}"),
+        held(store, name, lease_s=lease_s) as lock,
+    ):
+        _finish(store, name, lock)
+        aliases = aliases_of(store, name)
+        if version not in (aliases.get(CHAMPION), aliases.get(PREVIOUS)):
+            lock.check()
+            store.client.set_registered_model_alias(name, CHALLENGER, version)
 
 
 def aliases_of(store: Store, name: str) -> dict[str, str]:
@@ -115,23 +140,36 @@ def _versions(store: Store, name: str) -> list[str]:
     return [str(item.version) for item in found]
 
 
-def _move(store: Store, name: str, action: str, aliases: Mapping[str, str | None]) -> None:
+def _require_previous(name: str, uri: str, aliases: Mapping[str, str]) -> None:
+    if not {CHAMPION, PREVIOUS} <= aliases.keys():
+        raise RegistryError(
+            f"Model {name!r} has nothing to roll back to: that takes a champion and a previous "
+            f"one, so two promotions. Its aliases at {uri}: {_listed(aliases)}."
+        )
+
+
+def _move(
+    store: Store, name: str, lock: Lock, action: str, aliases: Mapping[str, str | None]
+) -> None:
     intention = json.dumps({"action": action, "aliases": aliases})
+    lock.check()
     store.client.set_registered_model_tag(name, _MOVING, intention)
-    _finish(store, name)
+    _finish(store, name, lock)
 
 
-def _finish(store: Store, name: str) -> str | None:
+def _finish(store: Store, name: str, lock: Lock) -> str | None:
     """Carry out the move that is written down, in its order; return its action, if there is one."""
     model = _model(store, name)
     if model is None or _MOVING not in model.tags:
         return None
     move = json.loads(model.tags[_MOVING])
     for alias, version in move["aliases"].items():
+        lock.check()
         if version is not None:
             store.client.set_registered_model_alias(name, alias, version)
         elif alias in model.aliases:
             store.client.delete_registered_model_alias(name, alias)
+    lock.check()
     store.client.delete_registered_model_tag(name, _MOVING)
     return str(move["action"])
 

@@ -165,38 +165,34 @@ def register_and_decide(
         fingerprints=sealed,
         tags=git_tags(),
     )
-    champion = registry.champion(store, name)
     result: dict[str, Any] = {"version": version, "run_id": run_id}
-    if champion is not None and champion.record.version == version:
-        return result | _stored_decision(store, name, version)
-    if champion is None:
-        result["against"] = f"baseline {settings.baseline}"
-        opponent = read_records(baseline / "outcomes.parquet", Outcome)
-    else:
-        result["against"] = f"champion, version {champion.record.version}"
-        opponent = champion.outcomes
-        differing = [key for key in sealed if champion.record.fingerprints.get(key) != sealed[key]]
-        if differing:
-            return result | _refuse(store, name, version, champion.record.version, differing)
-    decision = decide(
-        opponent,
-        read_records(evaluation / "outcomes.parquet", Outcome),
-        margin=settings.margin,
-        alpha=settings.alpha,
-        seed=profile.seed,
-        num_resamples=settings.num_resamples,
-    )
-    return result | _carry_out(store, name, version, result["against"], decision)
-
-
-def _carry_out(
-    store: tracking.Store, name: str, version: str, against: str, decision: Decision
-) -> dict[str, Any]:
-    report = {"against": against, **decision.to_dict()}
-    registry.store_gate_report(store, name, version, report, decision.markdown())
-    if decision.promoted:
-        aliases.promote(store, name, version)
-    return report
+    while True:
+        champion = registry.champion(store, name)
+        if champion is not None and champion.record.version == version:
+            return result | _stored_decision(store, name, version)
+        if champion is None:
+            against, opponent = f"baseline {settings.baseline}", baseline / "outcomes.parquet"
+            before = read_records(opponent, Outcome)
+        else:
+            against, before = f"champion, version {champion.record.version}", champion.outcomes
+            judged = champion.record.fingerprints
+            if differing := [key for key in sealed if judged.get(key) != sealed[key]]:
+                refused = _refuse(store, name, version, champion.record.version, differing)
+                return result | {"against": against} | refused
+        decision = decide(
+            before,
+            read_records(evaluation / "outcomes.parquet", Outcome),
+            margin=settings.margin,
+            alpha=settings.alpha,
+            seed=profile.seed,
+            num_resamples=settings.num_resamples,
+        )
+        report = {"against": against, **decision.to_dict()}
+        registry.store_gate_report(store, name, version, report, decision.markdown())
+        compared = "" if champion is None else champion.record.version
+        if not decision.promoted or aliases.promote(store, name, version, instead_of=compared):
+            return result | report
+        # Another process moved the champion meanwhile: the decision was about one that is gone.
 
 
 def _stored_decision(store: tracking.Store, name: str, version: str) -> dict[str, Any]:

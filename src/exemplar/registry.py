@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exemplar.aliases import CHALLENGER, CHAMPION, PREVIOUS, aliases_of, resolve
+from exemplar.aliases import CHAMPION, aliases_of, challenge, resolve
 from exemplar.bundle import OUTCOMES, save_pyfunc, write_bundle
 from exemplar.data.io import fingerprint, read_json, read_records
 from exemplar.records import Outcome
@@ -86,11 +86,8 @@ def register(
     with explained(f"registering {name!r} in {store.uri}"):
         for version in _versions(store, name):
             if version.tags.get(FINGERPRINT) == digest:
-                existing = str(version.version)
-                aliases = aliases_of(store, name)
-                if existing not in (aliases.get(CHAMPION), aliases.get(PREVIOUS)):
-                    store.client.set_registered_model_alias(name, CHALLENGER, existing)
-                return existing
+                challenge(store, name, str(version.version))
+                return str(version.version)
         with tempfile.TemporaryDirectory(prefix="exemplar-") as temporary:
             bundle = Path(temporary) / "bundle"
             write_bundle(
@@ -117,7 +114,7 @@ def register(
         # What MLflow's pages use to lead from the logged model to its versions.
         link = json.dumps([{"name": name, "version": str(created.version)}])
         store.client.set_logged_model_tags(model_id, {"mlflow.modelVersions": link})
-        store.client.set_registered_model_alias(name, CHALLENGER, created.version)
+        challenge(store, name, str(created.version))
     return str(created.version)
 
 

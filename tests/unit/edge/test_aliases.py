@@ -9,6 +9,7 @@ import yaml
 from exemplar import aliases
 from exemplar.config import Promotion
 from exemplar.errors import RegistryError
+from exemplar.registry_lock import held
 
 _numbers = itertools.count()
 
@@ -82,7 +83,7 @@ def test_a_version_that_does_not_exist_is_not_promoted(store, name):
         aliases.promote(store, "no-such-model", "1")
 
 
-@pytest.mark.parametrize("writes", range(5))
+@pytest.mark.parametrize("writes", range(7))
 def test_a_promotion_killed_anywhere_leaves_a_champion_and_is_finished_by_repeating(
     store, name, dying, writes
 ):
@@ -92,11 +93,11 @@ def test_a_promotion_killed_anywhere_leaves_a_champion_and_is_finished_by_repeat
     with pytest.raises(KeyboardInterrupt):
         aliases.promote(broken, name, "3")
     assert aliases.aliases_of(store, name)["champion"] in {"2", "3"}
-    aliases.promote(store, name, "3")
+    aliases.promote(store, name, "3", lease_s=0.0)
     assert aliases.aliases_of(store, name) == {"champion": "3", "previous": "2"}
 
 
-@pytest.mark.parametrize("writes", range(4))
+@pytest.mark.parametrize("writes", range(5))
 def test_a_rollback_killed_anywhere_is_finished_and_not_done_twice_by_repeating(
     store, name, dying, writes
 ):
@@ -106,8 +107,10 @@ def test_a_rollback_killed_anywhere_is_finished_and_not_done_twice_by_repeating(
     with pytest.raises(KeyboardInterrupt):
         aliases.rollback(broken, name)
     assert aliases.aliases_of(store, name)["champion"] in {"1", "2"}
-    assert aliases.rollback(store, name) == "1"
+    assert aliases.rollback(store, name, lease_s=0.0) == "1"
     assert aliases.aliases_of(store, name) == {"champion": "1", "previous": "2"}
+    names = {model.name for model in store.client.search_registered_models()}
+    assert not [other for other in names if other.startswith(f"{name}.")]
 
 
 def test_rolling_back_a_promotion_that_was_killed_returns_to_the_champion_before_it(
@@ -115,10 +118,31 @@ def test_rolling_back_a_promotion_that_was_killed_returns_to_the_champion_before
 ):
     """Version 1, two promotions back, would come to answer queries."""
     put(store, name, champion="2", previous="1", challenger="3")
-    broken = dataclasses.replace(store, client=dying(store.client, 2))
+    broken = dataclasses.replace(store, client=dying(store.client, 3))
     with pytest.raises(KeyboardInterrupt):
         aliases.promote(broken, name, "3")
-    assert aliases.rollback(store, name) == "2"
+    assert aliases.rollback(store, name, lease_s=0.0) == "2"
+
+
+def test_a_champion_that_moved_since_the_comparison_is_not_replaced(store, name):
+    """The gate's verdict was about another champion; the new one may be the better."""
+    put(store, name, champion="2", previous="1", challenger="3")
+    assert not aliases.promote(store, name, "3", instead_of="1")
+    assert not aliases.promote(store, name, "3", instead_of="")
+    expected = {"champion": "2", "previous": "1", "challenger": "3"}
+    assert aliases.aliases_of(store, name) == expected
+    assert aliases.promote(store, name, "3", instead_of="2")
+    assert aliases.aliases_of(store, name) == {"champion": "3", "previous": "2"}
+
+
+def test_a_lock_taken_over_stops_its_first_holder(store, name):
+    """A process that slept for minutes would write over what others did since."""
+    with pytest.raises(RegistryError, match="took longer than the lock's lease"):
+        with held(store, name):
+            with held(store, name, lease_s=0.0) as second:
+                second.check()
+    with held(store, name) as again:
+        again.check()
 
 
 def test_a_reference_leads_to_a_version_by_alias_and_by_number(store, name):
