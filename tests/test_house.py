@@ -33,7 +33,9 @@ CONCEPTS = {
 REGISTRY = {  # knows no settings
     "tracking",
     "registry",
+    "registry_lock",
     "aliases",
+    "version_story",
     "bundle",
     "selection",
     "serving",

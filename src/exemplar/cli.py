@@ -16,6 +16,7 @@ import typer
 
 from exemplar.cli_compare import compare_app
 from exemplar.cli_pipeline import pipeline
+from exemplar.cli_registry import registry_app
 from exemplar.cli_serve import serve_app
 from exemplar.cli_tasks import tasks
 from exemplar.cli_use import use
@@ -254,7 +255,8 @@ app.add_typer(compare_app)
 app.add_typer(serve_app)
 app.add_typer(pipeline, name="pipeline")
 app.add_typer(tasks, name="tasks")
-app.add_typer(use)  # without a name: its commands stand beside the steps
+app.add_typer(registry_app)  # without a name: its commands stand beside the steps
+app.add_typer(use)
 
 
 def main(arguments: list[str] | None = None) -> None:

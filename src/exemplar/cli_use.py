@@ -112,25 +112,3 @@ def select(
         return
     for item in selection:
         typer.echo(f"{item.similarity:.3f}  [{item.example.task}]  {item.example.text!r}")
-
-
-@use.command("registry")
-def registry(context: typer.Context) -> None:
-    """List the registered versions, their aliases and gate results."""
-    from exemplar.summary import print_registry
-
-    space: Workspace = context.obj
-    settings = space.params.active.promotion
-    print_registry(settings.registered_model, space.layout, settings.experiment)
-
-
-@use.command("rollback")
-def rollback(context: typer.Context) -> None:
-    """Make the previous champion champion again."""
-    from exemplar import aliases, tracking
-
-    space: Workspace = context.obj
-    settings = space.params.active.promotion
-    store = tracking.open_store(space.layout.root, settings.experiment, create=False)
-    version = aliases.rollback(store, settings.registered_model)
-    typer.echo(f"{settings.registered_model}: champion is version {version} again.")

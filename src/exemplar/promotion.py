@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from exemplar import aliases, registry, tracking
+from exemplar import aliases, registry, tracking, version_story
 from exemplar.config import Params, Profile
 from exemplar.data.dataset import Dataset, read_dataset
 from exemplar.data.io import fingerprint, read_json, read_records
-from exemplar.evaluation.gate import Decision, decide
+from exemplar.evaluation.gate import decide
 from exemplar.layout import Layout
 from exemplar.records import Example, Outcome
 from exemplar.settings import Baseline, Trained
@@ -75,7 +75,7 @@ def log_baselines(
             params={**_flat("", settings.model_dump()), **trained, **_shared_params(profile)},
             metrics=_figures(read_json(folder / "metrics.json")),
             datasets=_datasets(dataset, data),
-            tags=git_tags(),
+            tags=_origin(dataset),
             artifacts=[
                 folder / "metrics.json",
                 folder / "outcomes.parquet",
@@ -121,7 +121,7 @@ def log_round(
             for name, points in _curves(step, trainings[step]["history"])
         },
         datasets=_datasets(dataset, data),
-        tags=git_tags(),
+        tags=_origin(dataset),
         artifacts=[
             evaluation / "metrics.json",
             evaluation / "outcomes.parquet",
@@ -188,7 +188,7 @@ def register_and_decide(
             num_resamples=settings.num_resamples,
         )
         report = {"against": against, **decision.to_dict()}
-        registry.store_gate_report(store, name, version, report, decision.markdown())
+        version_story.store_gate_report(store, name, version, report, decision.markdown())
         compared = "" if champion is None else champion.record.version
         if not decision.promoted or aliases.promote(store, name, version, instead_of=compared):
             return result | report
@@ -197,7 +197,7 @@ def register_and_decide(
 
 def _stored_decision(store: tracking.Store, name: str, version: str) -> dict[str, Any]:
     """The version is champion already: repeat what the gate said when it became so."""
-    stored = registry.read_gate_report(store, name, version)
+    stored = version_story.read_gate_report(store, name, version)
     headline = f"Version {version} is the champion already."
     given = {"promoted": True, "headline": headline, "reasons": [headline], "tasks": []}
     return stored or {"against": "itself", **given}
@@ -217,13 +217,18 @@ def _refuse(
         "reasons": [reason],
         "tasks": [],
     }
-    registry.store_gate_report(store, name, version, report, f"# Not promoted\n\n- {reason}\n")
+    version_story.store_gate_report(store, name, version, report, f"# Not promoted\n\n- {reason}\n")
     return report
 
 
 def _require_same_data(evaluation: Path, dataset: Dataset) -> None:
     """Raise `DataError` where an evaluation is of other data than the run is logged with."""
     dataset.read(evaluation / "outcomes.parquet", Outcome)
+
+
+def _origin(dataset: Dataset) -> dict[str, str]:
+    """Return the tags that say what code and what data a run comes from."""
+    return {"exemplar.data": dataset.fingerprint, **git_tags()}
 
 
 def git_tags() -> dict[str, str]:

@@ -1,7 +1,8 @@
-"""Retrievers in the MLflow registry: their versions, what they hold, and the gate's reports.
+"""Retrievers in the MLflow registry: their versions and what they hold.
 
 A version is complete before it exists: its files are uploaded first, and its tags come with it.
-Which version is in use, and how that changes, is in `aliases.py`.
+Which version is in use, and how that changes, is in `aliases.py`; what each has to tell, its gate
+report among it, in `version_story.py`.
 """
 
 from __future__ import annotations
@@ -12,18 +13,26 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from exemplar.aliases import CHAMPION, aliases_of, challenge, resolve
 from exemplar.bundle import OUTCOMES, save_pyfunc, write_bundle
-from exemplar.data.io import fingerprint, read_json, read_records
+from exemplar.data.io import fingerprint, read_records
 from exemplar.records import Outcome
-from exemplar.tracking import FINGERPRINT, Store, clean_name, digest_of, explained
+from exemplar.tracking import FINGERPRINT, Store, digest_of, explained
+from exemplar.version_story import GATE, introduction
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
-_ROUND, _AVERAGE, _GATE = "exemplar.round", "eval/average", "exemplar.gate"
+_ROUND, _AVERAGE = "exemplar.round", "eval/average"
+
+_WHAT = (
+    "Picks the examples that a language model answers best after. Every round of training is a "
+    "version. `champion` answers queries, `previous` is where a rollback leads, `challenger` is "
+    "the newest that has not become champion. Each version tells what it was made from and why "
+    "the gate let it through or refused it."
+)
 
 
 @dataclass(frozen=True)
@@ -101,7 +110,8 @@ def register(
         _ensure_model(store, name)
         own = {FINGERPRINT: digest, _ROUND: str(round)}
         own |= {f"exemplar.fingerprint.{key}": value for key, value in fingerprints.items()}
-        average = store.client.get_run(run_id).data.metrics.get(_AVERAGE)
+        run = store.client.get_run(run_id)
+        average = run.data.metrics.get(_AVERAGE)
         if average is not None:
             own[_AVERAGE] = f"{average:.4f}"
         created = store.client.create_model_version(
@@ -110,6 +120,7 @@ def register(
             run_id=run_id,
             model_id=model_id,
             tags={**(tags or {}), **own},
+            description=introduction(run, round),
         )
         # What MLflow's pages use to lead from the logged model to its versions.
         link = json.dumps([{"name": name, "version": str(created.version)}])
@@ -137,44 +148,10 @@ def list_versions(store: Store, name: str) -> list[VersionRecord]:
         return [_record(version, aliases) for version in _versions(store, name)]
 
 
-def store_gate_report(
-    store: Store, name: str, version: str, decision: Mapping[str, Any], markdown: str
-) -> None:
-    """Keep the gate's decision with a version.
-
-    All of it goes beside the run's files (gate/), the text into the version's description, and the
-    verdict and each single figure into tags, for the table and for searching.
-    """
-    with explained(f"storing the gate's report on version {version} of {name!r}"):
-        run_id = store.client.get_model_version(name, version).run_id
-        store.client.log_dict(run_id, dict(decision), _report_path(name, version, "json"))
-        store.client.log_text(run_id, markdown, _report_path(name, version, "md"))
-        store.client.update_model_version(name, version, description=markdown)
-        for key, value in decision.items():
-            if isinstance(value, str | int | float):
-                tag = clean_name(f"gate.{key}")
-                store.client.set_model_version_tag(name, version, tag, str(value))
-        verdict = "promoted" if decision["promoted"] else "refused"
-        store.client.set_model_version_tag(name, version, _GATE, verdict)  # last: it is all there
-
-
-def read_gate_report(store: Store, name: str, version: str) -> dict[str, Any] | None:
-    """Return the decision that `store_gate_report` kept for a version, None where there is none."""
-    from mlflow.artifacts import download_artifacts
-
-    with explained(f"reading the gate's report on version {version} of {name!r}"):
-        stored = store.client.get_model_version(name, version)
-        if _GATE not in stored.tags:
-            return None
-        with tempfile.TemporaryDirectory(prefix="exemplar-") as temporary:
-            path = download_artifacts(
-                run_id=stored.run_id,
-                artifact_path=_report_path(name, version, "json"),
-                dst_path=temporary,
-                tracking_uri=store.uri,
-            )
-            report: dict[str, Any] = read_json(Path(path))
-            return report
+def record(store: Store, name: str, version: str) -> VersionRecord:
+    """Return one version. Raises `RegistryError` that says which there are instead."""
+    resolve(store, f"models:/{name}/{version}")
+    return next(item for item in list_versions(store, name) if item.version == version)
 
 
 def fetch(store: Store, reference: str, into: Path) -> Path:
@@ -226,9 +203,7 @@ def _ensure_model(store: Store, name: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
-        store.client.create_registered_model(
-            name, description="Picks the examples that a language model answers best after."
-        )
+        store.client.create_registered_model(name, description=_WHAT)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -249,7 +224,7 @@ def _record(version: ModelVersion, aliases: Mapping[str, str]) -> VersionRecord:
         round=int(version.tags.get(_ROUND, 0)),
         aliases=tuple(sorted(a for a, at in aliases.items() if at == str(version.version))),
         average=None if average is None else float(average),
-        gate=version.tags.get(_GATE, ""),
+        gate=version.tags.get(GATE, ""),
         run_id=version.run_id or "",
         created=created.isoformat(timespec="seconds"),
         fingerprints={
@@ -258,10 +233,6 @@ def _record(version: ModelVersion, aliases: Mapping[str, str]) -> VersionRecord:
             if key.startswith(prefix)
         },
     )
-
-
-def _report_path(name: str, version: str, suffix: str) -> str:
-    return f"gate/{name}-v{version}.{suffix}"
 
 
 def _download(store: Store, name: str, version: str, path: str, into: Path) -> Path:

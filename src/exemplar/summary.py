@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exemplar.data.io import read_json
-from exemplar.errors import DataError
+from exemplar.errors import DataError, RegistryError
 from exemplar.layout import Layout
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from exemplar.config import Params
     from exemplar.evaluation.decision import Decision
+    from exemplar.tracking import Store
 
 
 def methods(params: Params, layout: Layout) -> dict[str, Path]:
@@ -152,17 +153,21 @@ def _ui_command() -> str:
     return f"mlflow ui --backend-store-uri {server or 'sqlite:///mlflow.db'}"
 
 
-def print_registry(name: str, layout: Layout, experiment: str) -> None:
+def print_registry(store: Store, name: str) -> None:
     """Print the versions of a registered model with aliases, round, average and gate result."""
     from rich.console import Console
     from rich.table import Table
 
-    from exemplar import registry, tracking
+    from exemplar import registry
 
-    store = tracking.open_store(layout.root, experiment, create=False)
-    table = Table(title=name)
     rows = [record.row() for record in registry.list_versions(store, name)]
-    for column in rows[0] if rows else ():
+    if not rows:
+        raise RegistryError(
+            f"No model {name!r} is registered at {store.uri}. Run the promotion step first "
+            "(`exemplar run`)."
+        )
+    table = Table(title=name)
+    for column in rows[0]:
         table.add_column(column)
     for row in rows:
         table.add_row(*row.values())

@@ -240,3 +240,31 @@ def test_without_a_server_the_component_does_nothing(workspace, component, run_s
     made = made_in(workspace.layout.round(2))
     with pytest.raises(RegistryError, match="MLFLOW_TRACKING_URI is not set"):
         component("promotion", number=2, data=workspace.layout.data, earlier=run_so_far, **made)
+
+
+def test_people_promote_by_hand_what_the_gate_let_through_and_else_only_on_purpose(copy, run_cli):
+    """A refused retriever would reach users by a slip of the hand, unseen by all later."""
+    params, layout = copy
+    give(layout.baseline("bm25"), 0.0)
+    give(layout.round(1), 100.0)
+    give(layout.round(2), 50.0)
+    first = promotion(params, layout=layout, number=1)["version"]
+    second = promotion(params, layout=layout, number=2)["version"]
+    options = ("--params", layout.root / "params.yaml", "--root", layout.root)
+    refused = run_cli(*options, "promote", second)
+    assert refused.code == 2
+    assert "has not passed the gate. Not promoted. The mean over" in refused.err
+    assert f"exemplar promote {second} --anyway" in refused.err
+    store = tracking.open_store(layout.root, "other", create=False)
+    assert aliases_of(store, "other") == {"champion": first, "challenger": second}
+    assert run_cli(*options, "promote", second, "--anyway").code == 0
+    assert aliases_of(store, "other") == {"champion": second, "previous": first}
+    assert run_cli(*options, "promote", first).code == 0
+    assert aliases_of(store, "other") == {"champion": first, "previous": second}
+    shown = run_cli(*options, "registry", second)
+    assert shown.code == 0
+    assert "# Not promoted" in shown.out
+    assert "Made champion by hand on 20" in shown.out
+    unknown = run_cli(*options, "promote", "7")
+    assert unknown.code == 2
+    assert "no version '7'" in unknown.err

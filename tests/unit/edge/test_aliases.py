@@ -137,11 +137,13 @@ def test_a_champion_that_moved_since_the_comparison_is_not_replaced(store, name)
 
 def test_a_lock_taken_over_stops_its_first_holder(store, name):
     """A process that slept for minutes would write over what others did since."""
-    with pytest.raises(RegistryError, match="took longer than the lock's lease"):
-        with held(store, name):
-            with held(store, name, lease_s=0.0) as second:
-                second.check()
-    with held(store, name) as again:
+    with (
+        pytest.raises(RegistryError, match="took longer than the lock's lease"),
+        held(store, name) as slow,
+        held(store, name, lease_s=0.0),
+    ):
+        slow.check()
+    with held(store, name, lease_s=0.0) as again:
         again.check()
 
 

@@ -2,11 +2,12 @@
 
 import json
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from exemplar import aliases, registry, tracking
+from exemplar import aliases, registry, tracking, version_story
 from exemplar.data.io import read_records
 from exemplar.errors import ModelError, RegistryError
 from exemplar.records import Outcome
@@ -22,8 +23,9 @@ def run_id(store):
         name="round-1",
         kind="round",
         round=1,
-        params={"round": 1},
-        metrics={"eval/average": 60.0, "eval_low/average": 50.0},
+        params={"round": 1, "lm.ref": "lm", "kd_training.init": "encoder"},
+        metrics={"eval/average": 60.0, "eval_low/average": 50.0, "eval_high/average": 70.0},
+        datasets=[tracking.Dataset("tickets", Path("t.parquet"), "0123456789abcdef", "test")],
     )
 
 
@@ -148,12 +150,22 @@ def test_a_version_that_fails_to_upload_does_not_exist(store, round_one, files, 
 
 def test_the_gate_report_is_kept_whole_and_in_short(store, registered):
     """Nobody could say later why a version was promoted."""
-    assert registry.read_gate_report(store, NAME, registered.version) is None
+    assert version_story.read_gate_report(store, NAME, registered.version) is None
     decision = {"promoted": True, "headline": "Promoted: up.", "interval": {"low": 0.1}, "alpha": 1}
-    registry.store_gate_report(store, NAME, registered.version, decision, "# Promoted\n")
-    assert registry.read_gate_report(store, NAME, registered.version) == decision
+    version_story.store_gate_report(store, NAME, registered.version, decision, "# Promoted\n")
+    assert version_story.read_gate_report(store, NAME, registered.version) == decision
     stored = store.client.get_model_version(NAME, registered.version)
-    assert stored.description == "# Promoted\n"
+    story = version_story.describe(store, NAME, registered.version)
+    assert story == stored.description
+    for part in (
+        "Round 1",
+        "Average 60.0",
+        "scores and answers: `lm`",
+        "started from `encoder`",
+        "`report.html`",
+    ):
+        assert part in story.partition("# Promoted")[0]
+    assert "tickets (test, 0123456789ab)" in story
     assert stored.tags["gate.headline"] == "Promoted: up."
     (row,) = registry.list_versions(store, NAME)
     assert row.row() | {"created": ""} == {
@@ -164,6 +176,16 @@ def test_the_gate_report_is_kept_whole_and_in_short(store, registered):
         "gate": "promoted",
         "created": "",
     }
+
+
+def test_a_promotion_by_hand_is_written_into_the_story(store, registered):
+    """Months later it would look as if the gate had let the version through."""
+    before = version_story.describe(store, NAME, registered.version)
+    version_story.note_promotion_by_hand(store, NAME, registered.version, at=0.0)
+    story = version_story.describe(store, NAME, registered.version)
+    assert story == f"{before}\nMade champion by hand on 1970-01-01 00:00 UTC.\n"
+    stored = store.client.get_model_version(NAME, registered.version)
+    assert stored.tags["exemplar.promoted_by_hand"] == "1970-01-01 00:00 UTC"
 
 
 def test_the_model_shows_the_figures_of_its_run(store, registered, run_id):
