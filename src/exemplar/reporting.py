@@ -9,6 +9,7 @@ from typing import Any
 from exemplar.config import Params
 from exemplar.data.dataset import read_dataset
 from exemplar.data.io import atomic_path, read_json, write_json, write_text
+from exemplar.evaluation.data_card import describe
 from exemplar.evaluation.report import ReportData, build_report, rounds_csv
 from exemplar.layout import Layout
 from exemplar.records import Candidates, Outcome
@@ -45,10 +46,15 @@ def write_report(params: Params, layout: Layout) -> dict[str, Any]:
             demonstrations=demonstrations,
             test=dataset.test,
             pool=list(shown.values()),
+            cards=describe(
+                dataset.pool,
+                dataset.train,
+                dataset.test,
+                {task: dataset.specs[task].labels for task in dataset.tasks},
+            ),
             histories={name: _histories(path) for name, path in rounds.items()},
             costs=[read_json(path) for path in sorted(layout.cost("x").parent.rglob("*.json"))],
             decisions={name: read_json(path / "promotion.json") for name, path in rounds.items()},
-            counts=_counts(dataset.manifest),
             margin=profile.promotion.margin,
             seed=profile.seed,
         )
@@ -67,14 +73,6 @@ def _histories(folder: Path) -> dict[str, list[dict[str, float]]]:
     return {
         "reward_training": read_json(folder / "reward_model/training.json")["history"],
         "kd_training": read_json(folder / "retriever/training.json")["history"],
-    }
-
-
-def _counts(manifest: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-    """Keep the whole numbers of the manifest's counts: the page's data card shows a row a task."""
-    return {
-        task: {name: value for name, value in counts.items() if isinstance(value, int)}
-        for task, counts in manifest["counts"].items()
     }
 
 

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from exemplar.errors import DataError
+from exemplar.evaluation.data_card import describe
 from exemplar.evaluation.gate import decide
 from exemplar.evaluation.report import ReportData, build_report, rounds_csv
 from exemplar.evaluation.report_marks import Scale, curve, duration
@@ -117,7 +118,7 @@ def make_data(methods=METHODS, *, hostile=False, number=10):
         decisions={"r1": decide(outcomes["bm25"], outcomes["r1"], num_resamples=50).to_dict()}
         if {"bm25", "r1"} <= set(methods)
         else {},
-        counts={task: {"pool": 3, "test": number} for task in TASKS},
+        cards=describe(pool, pool[:1], test, {"tickets": ("no", "yes")}),
     )
 
 
@@ -193,7 +194,7 @@ def test_a_large_test_set_is_sampled_evenly_and_said_so():
 def test_it_works_with_little(methods):
     """The first report of a run has one round or none, and it must not fail at the last step."""
     data = make_data(methods)
-    page = Page(build_report(replace(data, histories={}, costs=(), decisions={}, counts={})))
+    page = Page(build_report(replace(data, histories={}, costs=(), decisions={})))
     assert "on average" in page.words
     bare = build_report(ReportData(methods=methods, metrics=data.metrics))
     assert "explorer-data" not in Page(bare).words

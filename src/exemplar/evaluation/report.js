@@ -97,6 +97,21 @@
     if (follow && matchMedia("(max-width: 44rem)").matches) detail.scrollIntoView();
   }
 
+  // What the language model read: the nearest demonstration last, then the query (prompts.py).
+  function prompt(outcome, example) {
+    const node = make("details", "prompt");
+    node.append(make("summary", "", "The prompt"));
+    const kept = outcome.demonstrations.map(([index]) => data.pool[index]);
+    const parts = kept.map(([query, answer]) => `${query}\n${answer}`).reverse();
+    const text = make("pre", "", `${[...parts, example.query].join("\n\n")}\n`);
+    text.tabIndex = 0;
+    node.append(text);
+    if (kept.some(([, , cut]) => cut)) {
+      node.append(make("p", "hint", `Long demonstrations are cut here at ${data.longest} characters; the prompt held all of them.`));
+    }
+    return node;
+  }
+
   function run(method, example, unfold) {
     const outcome = example.runs[method.key];
     const node = make("details", "run");
@@ -116,6 +131,7 @@
       demonstrations.append(row);
     }
     node.append(demonstrations);
+    node.append(prompt(outcome, example));
     if (outcome.dropped) node.append(make("p", "hint", `${outcome.dropped} more did not fit the prompt.`));
     return node;
   }

@@ -18,6 +18,7 @@ from typing import Any
 
 from exemplar.errors import DataError
 from exemplar.evaluation import report_explorer, report_marks, report_view
+from exemplar.evaluation.data_card import TaskCard
 from exemplar.evaluation.decision import Decision
 from exemplar.evaluation.gate import decide
 from exemplar.records import Candidates, Example, Outcome
@@ -31,7 +32,8 @@ class ReportData:
 
     `methods`: keys in the order of display; "r1", "r2", ... are rounds, all others baselines.
     `metrics`: content of metrics.json by method. `categories`: category by task. `outcomes`,
-    `demonstrations` (for their similarities): by method. `counts`: examples by task, then split.
+    `demonstrations` (for their similarities): by method. `pool`: the examples that they name.
+    `cards`: the data, task by task.
     `histories`: by round, then "reward_training" and "kd_training", the history rows of
     training.json. `costs`: rows with step, target, seconds and where known sequences and tokens.
     `decisions`: by round, the gate's `to_dict()`. `about`: settings worth knowing, as text.
@@ -48,12 +50,12 @@ class ReportData:
     demonstrations: Mapping[str, Sequence[Candidates]] = field(default_factory=dict)
     test: Sequence[Example] = ()
     pool: Sequence[Example] = ()
+    cards: Sequence[TaskCard] = ()
     histories: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]] = field(
         default_factory=dict
     )
     costs: Sequence[Mapping[str, Any]] = ()
     decisions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     margin: float = 1.0
     seed: int = 0
     explorer_examples: int = 300
@@ -69,7 +71,7 @@ def build_report(data: ReportData) -> str:
     gain = _gain(data, names)
     view = {
         "title": data.title,
-        "headline": report_view.headline(names, data.metrics, gain),
+        "headline": report_view.headline(names, data.metrics, gain, data.decisions),
         "averages": report_view.averages(names, data.metrics),
         "decisions": report_view.decisions(names, data.decisions),
         "tasks": report_view.tasks(names, data.metrics, data.categories),
@@ -77,7 +79,7 @@ def build_report(data: ReportData) -> str:
         "rounds": report_view.rounds(names, data.metrics),
         "training": report_view.training(names, data.histories),
         "costs": report_view.costs(names, data.costs),
-        "card": report_view.data_card(data.counts, data.categories, data.about),
+        "card": report_view.data_card(data.cards, data.categories, data.about),
         "explorer": report_explorer.payload(names, data) if data.outcomes and data.test else None,
         "names": names,
     }

@@ -53,7 +53,8 @@ def payload(names: Names, data: ReportData) -> dict[str, Any]:
         "chosen": names.last_round or names.best_baseline or methods[-1],
         "tasks": sorted({example.task for example in shown}),
         "total": len(data.test),
-        "pool": [[_cut(pool[name].query), _cut(pool[name].answer)] for name in numbers],
+        "longest": _LONGEST,
+        "pool": [_shown(pool[name]) for name in numbers],
         "examples": examples,
     }
 
@@ -93,6 +94,12 @@ def _run(
         "demonstrations": chosen,
         "dropped": outcome.num_dropped,
     }
+
+
+def _shown(example: Example) -> list[str | bool]:
+    """Return query and answer, and whether either was cut."""
+    parts = (example.query, example.answer)
+    return [*(_cut(part) for part in parts), any(len(part) > _LONGEST for part in parts)]
 
 
 def _cut(text: str) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from exemplar.evaluation.data_card import TaskCard
 from exemplar.evaluation.decision import Decision
 from exemplar.evaluation.report_marks import Scale, View, curve, interval
 from exemplar.evaluation.significance import Interval
@@ -77,7 +78,12 @@ class Names:
         return max(baselines, key=lambda method: interval(self.metrics[method]["average"]).value)
 
 
-def headline(names: Names, metrics: Mapping[str, Mapping[str, Any]], gain: Decision | None) -> View:
+def headline(
+    names: Names,
+    metrics: Mapping[str, Mapping[str, Any]],
+    gain: Decision | None,
+    decided: Mapping[str, Mapping[str, Any]],
+) -> View:
     """Return the claim in one sentence, and the few figures to remember."""
     last, best = names.last_round, names.best_baseline
     shown = last or best or names.methods[0]
@@ -108,6 +114,11 @@ def headline(names: Names, metrics: Mapping[str, Mapping[str, Any]], gain: Decis
                     "note": f"of {len(gain.tasks)}, at 5 % after Holm's correction",
                 }
             )
+    promoted = [method for method in names.rounds if decided.get(method, {}).get("promoted")]
+    if promoted:
+        value = interval(metrics[promoted[-1]]["average"]).value
+        note = f"scores {value:.1f}; the newest round that the gate let through"
+        facts.append({"name": "In use", "value": names.label(promoted[-1]), "note": note})
     return {"claim": claim, "facts": facts, "best": best and names.label(best)}
 
 
@@ -288,13 +299,9 @@ def costs(names: Names, rows: Sequence[Mapping[str, Any]]) -> View | None:
 
 
 def data_card(
-    counts: Mapping[str, Mapping[str, int]], categories: Mapping[str, str], about: Mapping[str, str]
+    cards: Sequence[TaskCard], categories: Mapping[str, str], about: Mapping[str, str]
 ) -> View:
-    """Return the counts of each task and split, their totals, and the settings."""
-    columns = list({name: None for row in counts.values() for name in row})
-    rows = []
-    for task, row in counts.items():
-        numbers = [row.get(column) for column in columns]
-        rows.append({"task": task, "category": categories.get(task, ""), "counts": numbers})
-    totals = [sum(row.get(column) or 0 for row in counts.values()) for column in columns]
-    return {"columns": columns, "rows": rows, "totals": totals, "about": dict(about)}
+    """Return what there is of each task, the totals, and the settings."""
+    rows = [{"category": categories.get(card.task, ""), "card": card} for card in cards]
+    totals = [sum(getattr(card, name) for card in cards) for name in ("pool", "train", "test")]
+    return {"rows": rows, "totals": totals, "about": dict(about)}
