@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from exemplar.data.dataset import read_dataset
 from exemplar.data.io import atomic_path, read_json, write_json, write_text
 from exemplar.evaluation.data_card import describe
 from exemplar.evaluation.report import ReportData, build_report, rounds_csv
-from exemplar.layout import Layout
+from exemplar.layout import STEPS, Layout
 from exemplar.records import Candidates, Outcome
 
 
@@ -53,7 +53,7 @@ def write_report(params: Params, layout: Layout) -> dict[str, Any]:
                 {task: dataset.specs[task].labels for task in dataset.tasks},
             ),
             histories={name: _histories(path) for name, path in rounds.items()},
-            costs=[read_json(path) for path in sorted(layout.cost("x").parent.rglob("*.json"))],
+            costs=_costs(layout, list(folders)),
             decisions={name: read_json(path / "promotion.json") for name, path in rounds.items()},
             margin=profile.promotion.margin,
             seed=profile.seed,
@@ -74,6 +74,14 @@ def _histories(folder: Path) -> dict[str, list[dict[str, float]]]:
         "reward_training": read_json(folder / "reward_model/training.json")["history"],
         "kd_training": read_json(folder / "retriever/training.json")["history"],
     }
+
+
+def _costs(layout: Layout, methods: Sequence[str]) -> list[dict[str, Any]]:
+    """Return what every step cost, in the order in which a run takes them."""
+    targets = ["", *methods]
+    rows = [read_json(path) for path in layout.cost("x").parent.rglob("*.json")]
+    known = [row for row in rows if row.get("target", "") in targets]
+    return sorted(known, key=lambda row: (targets.index(row["target"]), STEPS.index(row["step"])))
 
 
 def _plot(path: Path, metrics: Mapping[str, Mapping[str, Any]]) -> None:
