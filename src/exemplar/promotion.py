@@ -177,8 +177,9 @@ def register_and_decide(
             against, before = f"champion, version {champion.record.version}", champion.outcomes
             judged = champion.record.fingerprints
             if differing := [key for key in sealed if judged.get(key) != sealed[key]]:
-                refused = _refuse(store, name, version, champion.record.version, differing)
-                return result | {"against": against} | refused
+                return result | _refuse(
+                    store, name, version, champion.record.version, differing, against
+                )
         decision = decide(
             before,
             read_records(evaluation / "outcomes.parquet", Outcome),
@@ -204,7 +205,12 @@ def _stored_decision(store: tracking.Store, name: str, version: str) -> dict[str
 
 
 def _refuse(
-    store: tracking.Store, name: str, version: str, champion: str, differing: Sequence[str]
+    store: tracking.Store,
+    name: str,
+    version: str,
+    champion: str,
+    differing: Sequence[str],
+    against: str,
 ) -> dict[str, Any]:
     reason = (
         f"The champion, version {champion}, was judged on another {' and '.join(differing)}: the "
@@ -212,6 +218,7 @@ def _refuse(
         "evaluate the champion on it."
     )
     report = {
+        "against": against,
         "promoted": False,
         "headline": f"Not promoted. {reason}",
         "reasons": [reason],

@@ -73,7 +73,9 @@ def store_gate_report(
         store.client.log_dict(run.info.run_id, dict(decision), _path(name, version, "json"))
         store.client.log_text(run.info.run_id, markdown, _path(name, version, "md"))
         # Made anew from the run, so that a repeated step does not tell it twice.
-        story = f"{introduction(run, int(stored.tags.get('exemplar.round', 0)))}\n{markdown}"
+        intro = introduction(run, int(stored.tags.get("exemplar.round", 0)))
+        against = f"- Compared by the gate with: {decision.get('against', 'nothing')}\n"
+        story = f"{intro}{against}\n{markdown}"
         store.client.update_model_version(name, version, description=story)
         for key, value in decision.items():
             if isinstance(value, str | int | float):

@@ -60,7 +60,7 @@ class Page:
     def wait(self, script: str, seconds: float = WAIT_S) -> Any:
         """Wait until an expression is true, and return its value."""
         end = time.monotonic() + seconds
-        while not (value := self.run(script)):
+        while not (value := self.run(f"document.body && ({script})")):
             assert time.monotonic() < end, (
                 f"after {seconds:.0f} s this is still not so: {script}\n"
                 f"{self.run('document.body.innerText')[:2000]}"
