@@ -6,12 +6,11 @@ of what they hold, so a repeated promotion adds nothing, and one that was killed
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from exemplar import aliases, registry, tracking, version_story
+from exemplar import aliases, registry, run_facts, tracking, version_story
 from exemplar.config import Params, Profile
 from exemplar.data.dataset import Dataset, read_dataset
 from exemplar.data.io import fingerprint, read_json, read_records
@@ -64,18 +63,22 @@ def log_baselines(
     data: Path,
 ) -> None:
     """Log one run a baseline; `baselines` gives settings and evaluation folder by name."""
-    training = _flat("kd_training.", profile.kd_training.model_dump())
-    for name, (settings, folder) in baselines.items():
+    training = run_facts.flat("kd_training.", profile.kd_training.model_dump())
+    for place, (name, (settings, folder)) in enumerate(baselines.items()):
         trained = training if isinstance(settings, Trained) else {}
         tracking.log_run(
             store,
             name=f"baseline-{name}",
             kind="baseline",
             round=None,
-            params={**_flat("", settings.model_dump()), **trained, **_shared_params(profile)},
-            metrics=_figures(read_json(folder / "metrics.json")),
-            datasets=_datasets(dataset, data),
-            tags=_origin(dataset),
+            params={
+                **run_facts.flat("", settings.model_dump()),
+                **trained,
+                **run_facts.shared_params(profile),
+            },
+            metrics=run_facts.figures(read_json(folder / "metrics.json")),
+            datasets=run_facts.datasets(dataset, data),
+            tags=run_facts.origin(dataset) | run_facts.colour(run_facts.BASELINES, place),
             artifacts=[
                 folder / "metrics.json",
                 folder / "outcomes.parquet",
@@ -98,10 +101,10 @@ def log_round(
         step: read_json(folder / model / "training.json")
         for step, model in (("reward_training", "reward_model"), ("kd_training", "retriever"))
     }
-    metrics = _figures(read_json(folder / "evaluation" / "metrics.json"))
-    params = {"round": number, **_shared_params(profile)}
+    metrics = run_facts.figures(read_json(folder / "evaluation" / "metrics.json"))
+    params = {"round": number, **run_facts.shared_params(profile)}
     for step, training in trainings.items():
-        params |= _flat(f"{step}.", getattr(profile, step).model_dump())
+        params |= run_facts.flat(f"{step}.", getattr(profile, step).model_dump())
         metrics |= {
             f"{step}/{key}": value
             for key, value in training["summary"].items()
@@ -118,10 +121,10 @@ def log_round(
         curves={
             name: points
             for step in trainings
-            for name, points in _curves(step, trainings[step]["history"])
+            for name, points in run_facts.curves(step, trainings[step]["history"])
         },
-        datasets=_datasets(dataset, data),
-        tags=_origin(dataset),
+        datasets=run_facts.datasets(dataset, data),
+        tags=run_facts.origin(dataset) | run_facts.colour(run_facts.ROUNDS, number - 1),
         artifacts=[
             evaluation / "metrics.json",
             evaluation / "outcomes.parquet",
@@ -163,7 +166,7 @@ def register_and_decide(
         metrics=evaluation / "metrics.json",
         entry_script=Path(settings.entry_script),
         fingerprints=sealed,
-        tags=git_tags(),
+        tags=run_facts.git_tags(),
     )
     result: dict[str, Any] = {"version": version, "run_id": run_id}
     while True:
@@ -231,67 +234,3 @@ def _refuse(
 def _require_same_data(evaluation: Path, dataset: Dataset) -> None:
     """Raise `DataError` where an evaluation is of other data than the run is logged with."""
     dataset.read(evaluation / "outcomes.parquet", Outcome)
-
-
-def _origin(dataset: Dataset) -> dict[str, str]:
-    """Return the tags that say what code and what data a run comes from."""
-    return {"exemplar.data": dataset.fingerprint, **git_tags()}
-
-
-def git_tags() -> dict[str, str]:
-    """Return the commit that is checked out, where there is one."""
-    command = ["git", "rev-parse", "HEAD"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return {}
-    return {"mlflow.source.git.commit": found.stdout.strip()}
-
-
-def _shared_params(profile: Profile) -> dict[str, object]:
-    return {
-        "seed": profile.seed,
-        **_flat("lm.", profile.lm.model_dump()),
-        **_flat("search.", profile.search.model_dump()),
-        **_flat("llm_scoring.", profile.llm_scoring.model_dump()),
-    }
-
-
-def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, object]:
-    return {f"{prefix}{key}": value for key, value in values.items() if value is not None}
-
-
-def _figures(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Flatten metrics.json to the names that every run shares: eval/average, eval/<task>, ..."""
-    named = {"average": metrics["average"], **metrics["categories"], **metrics["tasks"]}
-    figures = {}
-    for name, item in named.items():
-        figures[f"eval/{name}"] = item["value"]
-        figures[f"eval_low/{name}"] = item["low"]
-        figures[f"eval_high/{name}"] = item["high"]
-    agreement = metrics["label_agreement"]
-    figures |= {f"label_agreement/{task}": share for task, share in agreement.items()}
-    if agreement:
-        figures["label_agreement/average"] = sum(agreement.values()) / len(agreement)
-    return figures
-
-
-def _curves(
-    step: str, history: Sequence[Mapping[str, float]]
-) -> list[tuple[str, list[tuple[int, float]]]]:
-    """Turn history rows into one series a figure, by update."""
-    series: dict[str, list[tuple[int, float]]] = {}
-    for row in history:
-        for key, value in row.items():
-            if key != "update":
-                series.setdefault(f"{step}_curve/{key}", []).append((int(row["update"]), value))
-    return list(series.items())
-
-
-def _datasets(dataset: Dataset, data: Path) -> list[tracking.Dataset]:
-    digests = dataset.manifest["sha256"]
-    contexts = {"pool": "retrieval", "train": "training", "test": "evaluation"}
-    return [
-        tracking.Dataset(name, data.resolve() / f"{name}.parquet", digests[name], context)
-        for name, context in contexts.items()
-    ]

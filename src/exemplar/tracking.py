@@ -124,16 +124,17 @@ def log_run(
 ) -> str:
     """Log one finished run and return its id. Logging the same again returns the first one's id.
 
-    `metrics` are logged at step `round` (0 for None), `curves` as (update, value) points. The same
-    means: equal name, kind, round, params, metrics, curves, dataset digests and artifact contents;
-    tags do not count, for they tell when and from where. A run that fails half-way is marked
-    FAILED and does not count as logged. Raises `DataError` on a figure that is not finite.
+    `metrics` are logged at step 0, for which MLflow draws bars, rounds beside baselines; `curves`
+    as (update, value) points. The same means: equal name, kind, round, params, metrics, curves,
+    dataset digests and artifact contents; tags do not count, for they tell when and from where. A
+    run that fails half-way is marked FAILED and does not count as logged. Raises `DataError` on a
+    figure that is not finite.
     """
     from mlflow.entities import Metric, Param
 
     curves, inputs = curves or {}, [Dataset(*item) for item in datasets]
     texts = {clean_name(key): _as_text(value) for key, value in params.items()}
-    points = _points(name, metrics, curves, step=round or 0)
+    points = _points(name, metrics, curves)
     digest = digest_of(
         [name, kind, round, texts, points],
         [[item.name, item.digest, item.context] for item in inputs],
@@ -271,10 +272,8 @@ def _points(
     name: str,
     metrics: Mapping[str, float],
     curves: Mapping[str, Sequence[tuple[int, float]]],
-    *,
-    step: int,
 ) -> list[tuple[str, int, float]]:
-    points = [(clean_name(key), step, float(value)) for key, value in metrics.items()]
+    points = [(clean_name(key), 0, float(value)) for key, value in metrics.items()]
     for key, curve in curves.items():
         points += [(clean_name(key), int(update), float(value)) for update, value in curve]
     for key, at, value in points:

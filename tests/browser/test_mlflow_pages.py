@@ -80,6 +80,21 @@ def test_the_compare_page_draws_rounds_and_baselines_side_by_side(browser, serve
 
 
 @pytest.mark.slow
+def test_the_charts_of_the_experiment_draw_a_bar_for_every_run(browser, server, store):
+    """Rounds and baselines logged at different steps become lone dots of a line chart."""
+    number = len(store.client.search_runs([store.experiment_id]))
+    browser.look(width=1500, height=1400)
+    browser.open(f"{server}/#/experiments/{store.experiment_id}/runs?compareRunsMode=CHART")
+    first = "document.querySelector('.js-plotly-plot')"
+    browser.wait(f"{first} && {first}.querySelectorAll('.barlayer .point').length === {number}")
+    text = browser.wait(
+        "document.body.innerText.includes('eval/average') && document.body.innerText"
+    )
+    for name in ("round-1", "baseline-bm25", "eval/in_house"):
+        assert name in text
+
+
+@pytest.mark.slow
 def test_a_versions_page_tells_its_story(browser, server, store):
     """Whoever decides on a rollback sees a number and a date, and has to ask around."""
     newest = list_versions(store, "tiny-retriever")[0]

@@ -108,6 +108,10 @@ def test_rounds_and_baselines_are_runs_with_the_same_metric_names(workspace, sto
         assert set(names) <= set(run.data.metrics)
         assert run.data.metrics["eval/average"] == pytest.approx(metrics["average"]["value"])
         assert {d.dataset.name for d in run.inputs.dataset_inputs} == {"pool", "train", "test"}
+        assert run.data.tags["exemplar.data"] == workspace.dataset.fingerprint
+        assert run.data.tags.get("exemplar.round", "") == (name if kind == "round" else "")
+    colours = [run.data.tags["mlflow.runColor"] for run in runs]
+    assert len(set(colours)) == len(runs), "two runs look the same in every chart"
     history = store.client.get_metric_history(
         next(run.info.run_id for run in runs if run.info.run_name == "round-1"),
         "kd_training_curve/loss",

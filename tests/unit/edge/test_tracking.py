@@ -84,7 +84,7 @@ def test_a_run_holds_what_was_logged(store, tmp_path):
     assert run.data.metrics == {"eval/recall_10": 4.0, "kd_training_curve/loss": 0.5}
     curve = store.client.get_metric_history(identity, "kd_training_curve/loss")
     assert [(point.step, point.value) for point in curve] == [(0, 2.0), (10, 1.0), (20, 0.5)]
-    assert store.client.get_metric_history(identity, "eval/recall_10")[0].step == 2
+    assert store.client.get_metric_history(identity, "eval/recall_10")[0].step == 0
     assert run.data.tags["commit"] == "abc"
     assert run.data.tags["exemplar.round"] == "2"
     (used,) = run.inputs.dataset_inputs
