@@ -1,7 +1,9 @@
 """The promotion gate: what it lets through, what it stops, and how often it errs."""
 
+import csv
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,17 +12,14 @@ from exemplar.errors import DataError
 from exemplar.evaluation.gate import decide, decide_from_means
 from exemplar.records import Outcome
 
-# LLM-R paper (arXiv 2307.07164v2), table 10, its 30 tasks in order.
-EPR = """26.0 91.8 43.0 63.1 74.8 39.2 82.0 56.2 53.6 32.4 75.2 59.9 61.5 55.9 50.4
-39.2 49.6 57.7 80.5 65.0 81.7 66.8 91.4 68.4 64.3 88.7 66.5 61.5 65.2 95.1"""
-ROUND_1 = """26.7 92.4 43.4 63.6 75.6 38.2 84.0 57.3 54.9 33.3 75.4 68.2 69.5 62.3 52.9
-39.4 50.8 57.0 80.9 74.4 80.1 67.2 90.8 80.2 60.7 94.0 67.9 60.6 74.4 95.7"""
-ROUND_2 = """27.3 93.5 43.6 63.3 75.1 37.7 84.0 57.2 54.7 32.5 75.5 70.2 72.0 75.3 51.5
-39.1 52.2 56.6 81.6 69.6 82.6 68.6 91.1 82.0 57.3 93.8 68.1 63.5 79.5 95.9"""
+PUBLISHED = Path(__file__).parents[1] / "published" / "llm_r_table_10.csv"
 
 
 def published(column):
-    return {f"task {index:02d}": float(figure) for index, figure in enumerate(column.split())}
+    """The scores of one retriever on the paper's 30 tasks, by task."""
+    lines = PUBLISHED.read_text(encoding="utf-8").splitlines()
+    rows = csv.DictReader(line for line in lines if not line.startswith("#"))
+    return {row["task"]: float(row[column]) for row in rows}
 
 
 def outcomes(scores_by_task, group_size=1):
@@ -56,7 +55,7 @@ def flat(lift, tasks=6):
 
 def test_it_accepts_the_papers_first_round():
     """A gate that refuses a gain on 24 of 30 tasks would never promote anything."""
-    decision = decide_from_means(published(EPR), published(ROUND_1))
+    decision = decide_from_means(published("epr"), published("round_1"))
     assert decision.promoted
     assert decision.interval.value == pytest.approx(2.17, abs=0.005)
     assert decision.interval.low == pytest.approx(0.93, abs=0.1)
@@ -66,7 +65,7 @@ def test_it_accepts_the_papers_first_round():
 
 def test_it_refuses_the_papers_second_round():
     """The published +0.77 may be chance: promoting on averages alone would have shipped it."""
-    decision = decide_from_means(published(ROUND_1), published(ROUND_2))
+    decision = decide_from_means(published("round_1"), published("round_2"))
     assert not decision.promoted
     assert decision.interval.low < 0 < decision.interval.value
     assert decision.wilcoxon_p == pytest.approx(0.166, abs=0.001)
@@ -110,45 +109,12 @@ def test_a_significant_fall_on_a_guarded_task_blocks():
     assert {row.verdict for row in lenient.tasks if row.task == "squad"} == {"fell"}
 
 
-def test_swapping_the_sides_flips_every_sign():
-    """The gate must not prefer whoever is called champion."""
-    champion, challenger = simulated(np.random.default_rng(2), flat(0.1))
-    forth = decide(champion, challenger, num_resamples=500)
-    back = decide(challenger, champion, num_resamples=500)
-    assert back.interval.low == pytest.approx(-forth.interval.high)
-    assert back.interval.high == pytest.approx(-forth.interval.low)
-    assert back.wilcoxon_p == pytest.approx(forth.wilcoxon_p)
-    for one, other in zip(forth.tasks, back.tasks, strict=True):
-        assert other.difference == pytest.approx(-one.difference)
-        assert (other.p, other.p_holm) == (one.p, one.p_holm)
-
-
 def test_the_order_of_outcomes_changes_nothing():
     """Files written by another number of workers must give the same decision."""
     champion, challenger = simulated(np.random.default_rng(3), flat(0.1))
     expected = decide(champion, challenger, num_resamples=300)
     assert decide(champion[::-1], challenger, num_resamples=300) == expected
     assert decide(champion, challenger[::-1], num_resamples=300) == expected
-
-
-def test_ties_are_rarely_promoted():
-    """Each false promotion ships a change that helps nobody and restarts everyone's caches."""
-    promoted = 0
-    for trial in range(300):
-        generator = np.random.default_rng(1000 + trial)
-        champion, challenger = simulated(generator, flat(0.0, tasks=4), number=40)
-        promoted += decide(champion, challenger, num_resamples=200, seed=trial).promoted
-    assert promoted / 300 <= 0.05 + 1.64 * (0.05 * 0.95 / 300) ** 0.5
-
-
-def test_real_gains_are_mostly_promoted():
-    """A gate that never opens is as useless as one that is always open."""
-    promoted = 0
-    for trial in range(40):
-        generator = np.random.default_rng(trial)
-        champion, challenger = simulated(generator, flat(0.12, tasks=5), number=100)
-        promoted += decide(champion, challenger, num_resamples=200, seed=trial).promoted
-    assert promoted / 40 >= 0.8
 
 
 def test_shared_passages_are_tested_as_groups():

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from exemplar.errors import DataError
-from exemplar.evaluation import report_explorer, report_marks, report_view
+from exemplar.evaluation import report_explorer, report_headline, report_marks, report_view
 from exemplar.evaluation.data_card import TaskCard
 from exemplar.evaluation.decision import Decision
 from exemplar.evaluation.gate import decide
@@ -71,7 +71,7 @@ def build_report(data: ReportData) -> str:
     gain = _gain(data, names)
     view = {
         "title": data.title,
-        "headline": report_view.headline(names, data.metrics, gain, data.decisions),
+        "headline": report_headline.headline(names, data.metrics, gain, data.decisions),
         "averages": report_view.averages(names, data.metrics),
         "decisions": report_view.decisions(names, data.decisions),
         "tasks": report_view.tasks(names, data.metrics, data.categories),

@@ -161,7 +161,7 @@ def test_the_gate_report_is_kept_whole_and_in_short(store, registered):
         "Round 1",
         "Average 60.0",
         "scores and answers: `lm`",
-        "started from `encoder`",
+        "from: `encoder`",
         "`report.html`",
     ):
         assert part in story.partition("# Promoted")[0]
