@@ -32,6 +32,7 @@ CONCEPTS = {
 }
 REGISTRY = {  # knows no settings
     "tracking",
+    "tracking_store",
     "registry",
     "registry_lock",
     "aliases",

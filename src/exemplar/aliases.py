@@ -43,7 +43,7 @@ def promote(
     champion by now nothing is moved and False is returned. None replaces any. Repeating it changes
     nothing. Raises `RegistryError` for a version that does not exist.
     """
-    with explained(f"promoting version {version} of {name!r} in {store.uri}"):
+    with explained(f"promoting version {version} of {name!r} in {store.place}"):
         known = _versions(store, name)
         if version not in known:
             raise RegistryError(
@@ -71,8 +71,8 @@ def rollback(store: Store, name: str, *, lease_s: float = LEASE_S) -> str:
     The two change places, so a second rollback undoes the first. A rollback that was killed is
     finished rather than repeated. Raises `RegistryError` where there is nothing to return to.
     """
-    with explained(f"rolling {name!r} back in {store.uri}"):
-        _require_previous(name, store.uri, aliases_of(store, name))
+    with explained(f"rolling {name!r} back in {store.place}"):
+        _require_previous(name, store.place, aliases_of(store, name))
         with held(store, name, lease_s=lease_s) as lock:
             finished = _finish(store, name, lock)
             aliases = aliases_of(store, name)
@@ -80,14 +80,14 @@ def rollback(store: Store, name: str, *, lease_s: float = LEASE_S) -> str:
             if finished != "rollback" and current is not None and target is not None:
                 _move(store, name, lock, "rollback", {PREVIOUS: current, CHAMPION: target})
         after = aliases_of(store, name)
-        _require_previous(name, store.uri, after)
+        _require_previous(name, store.place, after)
         return after[CHAMPION]
 
 
 def challenge(store: Store, name: str, version: str, *, lease_s: float = LEASE_S) -> None:
     """Make `version` the challenger, unless it is champion or previous already."""
     with (
-        explained(f"making version {version} of {name!r} challenger in {store.uri}"),
+        explained(f"making version {version} of {name!r} challenger in {store.place}"),
         held(store, name, lease_s=lease_s) as lock,
     ):
         _finish(store, name, lock)
@@ -117,12 +117,12 @@ def parse(reference: str) -> tuple[str, str | None, str | None]:
 def resolve(store: Store, reference: str) -> tuple[str, str]:
     """Return the model's name and the version that a models:/ reference names."""
     name, alias, version = parse(reference)
-    with explained(f"looking up {reference} in {store.uri}"):
+    with explained(f"looking up {reference} in {store.place}"):
         versions = _versions(store, name)
         if not versions:
             registered = [model.name for model in store.client.search_registered_models()]
             raise RegistryError(
-                f"{reference}: no model {name!r} is registered at {store.uri}; there are: "
+                f"{reference}: no model {name!r} is registered at {store.place}; there are: "
                 f"{', '.join(registered) or 'none'}. Run the promotion step first (`dvc repro`)."
             )
         aliases = aliases_of(store, name)

@@ -92,7 +92,7 @@ def register(
     previous. Raises `DataError` where a file is missing and `RegistryError` where MLflow refuses.
     """
     digest = digest_of([round, *map(fingerprint, (retriever, pool, outcomes, metrics))])
-    with explained(f"registering {name!r} in {store.uri}"):
+    with explained(f"registering {name!r} in {store.place}"):
         for version in _versions(store, name):
             if version.tags.get(FINGERPRINT) == digest:
                 challenge(store, name, str(version.version))
@@ -131,7 +131,7 @@ def register(
 
 def champion(store: Store, name: str) -> Champion | None:
     """Return the champion with its outcomes, or None while there is none."""
-    with explained(f"reading the champion of {name!r} from {store.uri}"):
+    with explained(f"reading the champion of {name!r} from {store.place}"):
         version = aliases_of(store, name).get(CHAMPION)
     if version is None:
         return None
@@ -143,7 +143,7 @@ def champion(store: Store, name: str) -> Champion | None:
 
 def list_versions(store: Store, name: str) -> list[VersionRecord]:
     """Return every version of the model, the newest first; none where it is not registered."""
-    with explained(f"listing the versions of {name!r} in {store.uri}"):
+    with explained(f"listing the versions of {name!r} in {store.place}"):
         aliases = aliases_of(store, name)
         return [_record(version, aliases) for version in _versions(store, name)]
 

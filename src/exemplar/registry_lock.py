@@ -65,12 +65,12 @@ def held(store: Store, model: str, *, lease_s: float = LEASE_S) -> Iterator[Lock
     """
     holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(6)}"
     lock = Lock(store, f"{model}.moving", holder)
-    with explained(f"locking the aliases of {model!r} in {store.uri}"):
+    with explained(f"locking the aliases of {model!r} in {store.place}"):
         left = _acquire(lock, lease_s)
     yield lock
     # A block that failed keeps the lock, as one that was killed does: what it was about to write is
     # unknown to others until they finish it, and they wait a lease before they do.
-    with explained(f"unlocking the aliases of {model!r} in {store.uri}"):
+    with explained(f"unlocking the aliases of {model!r} in {store.place}"):
         lock.check()
         store.client.delete_registered_model(lock.name)
         for name in left:

@@ -163,7 +163,7 @@ def print_registry(store: Store, name: str) -> None:
     rows = [record.row() for record in registry.list_versions(store, name)]
     if not rows:
         raise RegistryError(
-            f"No model {name!r} is registered at {store.uri}. Run the promotion step first "
+            f"No model {name!r} is registered at {store.place}. Run the promotion step first "
             "(`exemplar run`)."
         )
     table = Table(title=name)

@@ -1,51 +1,41 @@
 """Runs in MLflow: one for each round and each baseline, under the same metric names.
 
-The store is an SQLite file beside the project unless MLFLOW_TRACKING_URI says otherwise; models and
-their aliases are in `registry.py`. Only `MlflowClient` is used, never MLflow's process-wide state,
-so a process may hold several stores. MLflow is imported inside functions: it takes a second.
+The store is an SQLite file beside the project unless MLFLOW_TRACKING_URI says otherwise
+(`tracking_store.py`); models and their aliases are in `registry.py`. Only `MlflowClient` is used,
+never MLflow's process-wide state, so a process may hold several stores. MLflow is imported inside
+functions: it takes a second.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
-import os
 import re
-import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from exemplar.data.io import fingerprint
-from exemplar.errors import DataError, RegistryError
+from exemplar.errors import DataError
+from exemplar.tracking_store import Store, explained, open_store, store_uri
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import DatasetInput
+
+__all__ = [
+    "FINGERPRINT", "Dataset", "Store", "add_artifacts", "clean_name", "digest_of", "explained",
+    "log_run", "open_store", "store_uri",
+]  # fmt: skip
 
 FINGERPRINT = "exemplar.fingerprint"
 """Tag of a run or model version: the digest of what it holds. Logging that again finds it."""
 
-_SQLITE = "sqlite:///"
 _NOT_IN_NAMES = re.compile(r"[^\w\-. :/]")  # MLflow refuses anything else in a name
 _METRICS_AT_ONCE = 1000  # MLflow's own limits for one request
 _PARAMS_AT_ONCE = 100
 _DIGEST_LENGTH = 36
-
-
-@dataclass(frozen=True)
-class Store:
-    """An open tracking store with its registry, and one experiment in it ("" for none)."""
-
-    uri: str
-    experiment: str
-    experiment_id: str
-    client: MlflowClient
 
 
 class Dataset(NamedTuple):
@@ -55,58 +45,6 @@ class Dataset(NamedTuple):
     path: Path
     digest: str
     context: str
-
-
-def store_uri(root: Path, environment: Mapping[str, str] | None = None) -> str:
-    """Return MLFLOW_TRACKING_URI, or the SQLite file `mlflow.db` in the folder `root`."""
-    values = os.environ if environment is None else environment
-    given = values.get("MLFLOW_TRACKING_URI", "").strip()
-    return given or f"{_SQLITE}{root.resolve() / 'mlflow.db'}"
-
-
-def open_store(
-    where: Path | str,
-    experiment: str | None = None,
-    *,
-    artifacts: Path | None = None,
-    create: bool = True,
-) -> Store:
-    """Open a tracking store; make its database and experiment where they are missing.
-
-    `where`: the project's root (then see `store_uri`) or the address of a store.
-    `artifacts`: folder for the files of a new experiment. Default: `mlartifacts` beside an SQLite
-    file; a server decides for itself. Without an experiment there are models to read but no runs
-    to log. With `create=False` a missing database or experiment is an error. Raises
-    `RegistryError`, also where the store cannot be reached.
-    """
-    _hush()
-    from mlflow import MlflowClient
-
-    uri = store_uri(where) if isinstance(where, Path) else where
-    with explained(f"opening the MLflow store {uri}"):
-        if uri.startswith(_SQLITE):
-            database = Path(uri.removeprefix(_SQLITE)).absolute()
-            uri = f"{_SQLITE}{database}"
-            artifacts = artifacts or database.parent / "mlartifacts"
-            if not database.exists():
-                _missing(f"There is no MLflow database at {database}", create)
-                _create_database(database)
-        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        if experiment is None:
-            return Store(uri, "", "", client)
-        found = client.get_experiment_by_name(experiment)
-        if found is not None:
-            if found.lifecycle_stage != "active":
-                raise RegistryError(
-                    f"MLflow experiment {experiment!r} at {uri} is deleted. Restore it with "
-                    f"`mlflow experiments restore -x {found.experiment_id}`, or choose another "
-                    "name in params.yaml (promotion.experiment)."
-                )
-            return Store(uri, experiment, found.experiment_id, client)
-        _missing(f"MLflow at {uri} has no experiment {experiment!r}", create)
-        location = artifacts.absolute().as_uri() if artifacts else None
-        identity = _create_experiment(client, experiment, location)
-    return Store(uri, experiment, identity, client)
 
 
 def log_run(
@@ -148,7 +86,7 @@ def log_run(
     now = int(time.time() * 1000)
     figures = [Metric(key, value, now, step) for key, step, value in points]
     settings = [Param(key, value) for key, value in texts.items()]
-    with explained(f"logging run {name!r} to {store.uri}"):
+    with explained(f"logging run {name!r} to {store.place}"):
         run = store.client.create_run(
             store.experiment_id, run_name=name, tags={**(tags or {}), **own}
         )
@@ -171,7 +109,7 @@ def log_run(
 
 def add_artifacts(store: Store, run_id: str, files: Iterable[Path]) -> None:
     """Keep more files with a run that is logged; one of the same name is replaced."""
-    with explained(f"adding files to run {run_id} in {store.uri}"):
+    with explained(f"adding files to run {run_id} in {store.place}"):
         for path in files:
             store.client.log_artifact(run_id, str(path))
 
@@ -186,78 +124,9 @@ def digest_of(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-@contextmanager
-def explained(doing: str) -> Iterator[None]:
-    """Turn MLflow's and the database's errors into one `RegistryError` that says what was tried."""
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        first = str(error).strip().split("\n")[0].rstrip(".")
-        advice = "Check the address (MLFLOW_TRACKING_URI) and that the server is up."
-        if "out-of-date database schema" in str(error):
-            advice = "Back the database up, then run `mlflow db upgrade` on that address."
-        raise RegistryError(f"{doing} failed: {first}. {advice}") from error
-
-
-def _hush() -> None:
-    """Switch off MLflow's telemetry, progress bars and migration messages, unless asked for."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    for way in ("DOWNLOAD", "UPLOAD"):  # else clients are sent past the server to its store
-        os.environ.setdefault(f"MLFLOW_ENABLE_PROXY_MULTIPART_{way}", "false")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # its default waits for minutes
-    import mlflow  # noqa: F401  it sets its loggers up on import
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-
-
-def _missing(what: str, create: bool) -> None:
-    if not create:
-        raise RegistryError(
-            f"{what}. Run the promotion step first (`dvc repro`), from the project's root, or set "
-            "MLFLOW_TRACKING_URI to where the models are registered."
-        )
-
-
-def _create_database(database: Path) -> None:
-    """Make the database under another name, then link it into place.
-
-    Two processes that let MLflow create one database both run its migrations and one of them dies
-    of a duplicate column; one that is killed meanwhile leaves tables that nothing can open.
-    """
-    from mlflow.db import upgrade
-
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{database.name}.", dir=database.parent) as folder:
-        new = Path(folder) / database.name
-        upgrade.callback(f"{_SQLITE}{new}")  # what `mlflow db upgrade` runs
-        try:
-            database.hardlink_to(new)
-        except FileExistsError:
-            return  # another process was faster; its database is as good
-        except OSError:  # a file system without hard links
-            new.rename(database)
-
-
-def _create_experiment(client: MlflowClient, name: str, location: str | None) -> str:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        identity: str = client.create_experiment(name, artifact_location=location)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-        identity = client.get_experiment_by_name(name).experiment_id  # made by another process
-    return identity
-
-
 def _find_run(store: Store, digest: str) -> str | None:
     """Return the finished run with this fingerprint; close those that were killed half-way."""
-    with explained(f"searching the runs of {store.uri}"):
+    with explained(f"searching the runs of {store.place}"):
         runs = store.client.search_runs([store.experiment_id], f"tags.`{FINGERPRINT}` = '{digest}'")
         for run in runs:
             if run.info.status == "FINISHED":

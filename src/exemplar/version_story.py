@@ -55,7 +55,7 @@ def introduction(run: Run, round: int) -> str:
 def describe(store: Store, name: str, version: str) -> str:
     """Return the version's description. Raises `RegistryError` where there is no such version."""
     resolve(store, f"models:/{name}/{version}")
-    with explained(f"reading version {version} of {name!r} from {store.uri}"):
+    with explained(f"reading version {version} of {name!r} from {store.place}"):
         return str(store.client.get_model_version(name, version).description or "")
 
 
