@@ -6,8 +6,9 @@ aliases move. A process that is killed leaves it behind: whoever has seen the sa
 whole lease takes the lock over, by renaming it to the holder's own name, which again only one can
 do. Leases are measured on the clock of the one who waits, so clocks need not agree.
 
-A holder looks before each write whether the lock is still its own. One that was suspended for a
-whole lease between that look and the write could still write late; nothing in MLflow prevents it.
+Before each write a holder of half a lease or more looks whether the lock is still its own, and
+renews it. One that was suspended for a whole lease between that and the write could still write
+late; nothing in MLflow prevents it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ LEASE_S = 30.0
 """A move takes a second or two; a holder seen for longer than this is taken for dead."""
 
 _HOLDER = "exemplar.holder"
-_POLL_S = (0.02, 0.5)  # first and longest pause between two looks
+_POLL_S = (0.02, 1.0)  # first and longest pause between two looks
 _LEASES = 4.0  # how many leases a process waits in all, while others come and go
 _WHAT = (
     "A lock of Exemplar: the aliases of the model of this name are being moved. It goes when they "
@@ -39,22 +40,31 @@ _WHAT = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Lock:
-    """A lock that this process holds."""
+    """A lock that this process holds. `since`: when it was taken or renewed, on its own clock."""
 
     store: Store
     name: str
     holder: str
+    lease_s: float
+    since: float
 
     def check(self) -> None:
-        """Raise `RegistryError` where another process has taken the lock over."""
+        """Renew a lock of half a lease; raise `RegistryError` where another has taken it over.
+
+        Before that nobody can have: their lease began when this one did, or later.
+        """
+        if time.monotonic() - self.since < self.lease_s / 2:
+            return
         found = _holder(self.store, self.name)
         if found != self.holder:
             raise RegistryError(
                 f"Moving aliases took longer than the lock's lease, and {found or 'nobody'} holds "
                 f"{self.name!r} now. Nothing more is written; run the command again."
             )
+        self.since, self.holder = time.monotonic(), _new_holder()
+        self.store.client.set_registered_model_tag(self.name, _HOLDER, self.holder)
 
 
 @contextmanager
@@ -63,10 +73,9 @@ def held(store: Store, model: str, *, lease_s: float = LEASE_S) -> Iterator[Lock
 
     Waits for another holder at most four leases; then raises `RegistryError` that names it.
     """
-    holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(6)}"
-    lock = Lock(store, f"{model}.moving", holder)
+    lock = Lock(store, f"{model}.moving", _new_holder(), lease_s, time.monotonic())
     with explained(f"locking the aliases of {model!r} in {store.place}"):
-        left = _acquire(lock, lease_s)
+        left = _acquire(lock)
     yield lock
     # A block that failed keeps the lock, as one that was killed does: what it was about to write is
     # unknown to others until they finish it, and they wait a lease before they do.
@@ -77,7 +86,11 @@ def held(store: Store, model: str, *, lease_s: float = LEASE_S) -> Iterator[Lock
             store.client.delete_registered_model(name)
 
 
-def _acquire(lock: Lock, lease_s: float) -> list[str]:
+def _new_holder() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(6)}"
+
+
+def _acquire(lock: Lock) -> list[str]:
     """Take the lock; return the names of dead holders' locks that were moved aside."""
     started = since = time.monotonic()
     seen, pause, left = "", _POLL_S[0], list[str]()
@@ -86,13 +99,13 @@ def _acquire(lock: Lock, lease_s: float) -> list[str]:
         now = time.monotonic()
         if current != seen:
             seen, since = current, now
-        if seen and now - since >= lease_s:
+        if seen and now - since >= lock.lease_s:
             aside = f"{lock.name}.{seen.replace(':', '-')}"
             if _renamed(lock, aside):
                 left.append(aside)
             seen = ""
             continue
-        if now - started > max(_LEASES * lease_s, 1.0):
+        if now - started > max(_LEASES * lock.lease_s, 1.0):
             raise RegistryError(
                 f"The aliases are being moved by others all the time, now by {current or 'nobody'} "
                 f"(registered model {lock.name!r}). Run the command again."
@@ -105,6 +118,7 @@ def _acquire(lock: Lock, lease_s: float) -> list[str]:
 def _created(lock: Lock) -> bool:
     from mlflow.exceptions import MlflowException
 
+    lock.since = time.monotonic()
     try:
         lock.store.client.create_registered_model(
             lock.name, tags={_HOLDER: lock.holder}, description=_WHAT

@@ -13,8 +13,8 @@ LOG = """
 import sys
 from exemplar import tracking
 store = tracking.open_store(sys.argv[1], "exemplar")
-curve = [(update, 1 / (1 + update)) for update in range(200)]
-for number in range(5):
+curve = [(update, 1 / (1 + update)) for update in range(100)]
+for number in range(3):
     tracking.log_run(store, name=f"{sys.argv[2]}/{number}", kind="round", round=1,
         params={"number": number}, metrics={"x": number}, curves={"loss": curve})
 """
@@ -58,7 +58,7 @@ def test_processes_that_start_together_share_one_new_store_and_lose_nothing(uri,
     together(LOG, *([uri, f"process-{number}"] for number in range(3)))
     store = tracking.open_store(uri, "exemplar", create=False)
     runs = store.client.search_runs([store.experiment_id])
-    names = {f"process-{process}/{number}" for process in range(3) for number in range(5)}
+    names = {f"process-{process}/{number}" for process in range(3) for number in range(3)}
     assert {run.info.run_name for run in runs} == names
     assert len(runs) == len(names)
     for run in runs:
@@ -66,7 +66,7 @@ def test_processes_that_start_together_share_one_new_store_and_lose_nothing(uri,
         assert (run.info.status, run.data.params) == ("FINISHED", {"number": number})
         assert run.data.metrics["x"] == int(number)
         points = store.client.get_metric_history(run.info.run_id, "loss")
-        assert [point.step for point in points] == list(range(200))
+        assert [point.step for point in points] == list(range(100))
 
 
 @pytest.mark.slow
@@ -74,16 +74,16 @@ def test_two_promotions_at_once_leave_no_torn_aliases(uri):
     """`previous` would name a version that was never champion, and rollback would lead there."""
     store = tracking.open_store(uri)
     store.client.create_registered_model("m")
-    for _ in range(12):
+    for _ in range(8):
         store.client.create_model_version("m", source="file:///nowhere")
-    lists = [json.dumps([str(number) for number in range(first, 13, 2)]) for first in (1, 2)]
+    lists = [json.dumps([str(number) for number in range(first, 9, 2)]) for first in (1, 2)]
     moves = [json.loads(out) for out in together(PROMOTE, *([uri, given] for given in lists))]
     followers = dict(moves[0] + moves[1])
-    assert len(followers) == 12, "two versions replaced the same champion"
+    assert len(followers) == 8, "two versions replaced the same champion"
     order = [""]
     while order[-1] in followers:
         order.append(followers[order[-1]])
-    assert len(order) == 13, "some champion was lost without being replaced"
+    assert len(order) == 9, "some champion was lost without being replaced"
     assert aliases_of(store, "m") == {"champion": order[-1], "previous": order[-2]}
     model = store.client.search_registered_models()
     assert [(item.name, item.tags) for item in model] == [("m", {})]
