@@ -12,6 +12,10 @@ from exemplar.records import Example, Outcome
 SHOWN = "[...document.querySelectorAll('#list .text')].map((node) => node.textContent)"
 CURRENT = "document.querySelector('#list [aria-current=true] .text').textContent"
 NARROW = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+FITS = """(() => {
+  const around = document.querySelector(".costs").parentElement;
+  return around.scrollWidth <= around.clientWidth;
+})()"""
 # Text whose contrast with what lies behind it is below 4.5 (WCAG 2.2, 1.4.3), with the contrast.
 PALE = """(() => {
   const parts = (text) => text.match(/[\\d.]+/g).map(Number);
@@ -63,6 +67,7 @@ def test_it_is_readable_on_every_screen_and_reports_no_error(page, tmp_path, wid
     page.look(width=width, dark=dark)
     page.run("document.querySelectorAll('details').forEach((node) => { node.open = true; })")
     assert page.run(NARROW), "the page scrolls sideways"
+    assert page.run(FITS), "the table of costs is cut"
     assert page.run(PALE) == []
     assert page.run("matchMedia('(prefers-color-scheme: dark)').matches") is dark
     page.picture(tmp_path / "page.png", whole=True)

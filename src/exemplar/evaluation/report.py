@@ -91,6 +91,8 @@ def build_report(data: ReportData) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(report_marks.FILTERS)
+    # Long names may break behind an underscore; `join` escapes what it joins.
+    environment.filters["breakable"] = lambda name: Markup("_<wbr>").join(name.split("_"))
     style, script = (
         Markup((_HERE / name).read_text(encoding="utf-8"))  # our own files, not data
         for name in ("report.css", "report.js")
