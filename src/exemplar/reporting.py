@@ -77,11 +77,15 @@ def _histories(folder: Path) -> dict[str, list[dict[str, float]]]:
 
 
 def _costs(layout: Layout, methods: Sequence[str]) -> list[dict[str, Any]]:
-    """Return what every step cost, in the order in which a run takes them."""
+    """Return what every step cost, in the order in which a run takes them, shares one by one."""
     targets = ["", *methods]
-    rows = [read_json(path) for path in layout.cost("x").parent.rglob("*.json")]
-    known = [row for row in rows if row.get("target", "") in targets]
-    return sorted(known, key=lambda row: (targets.index(row["target"]), STEPS.index(row["step"])))
+
+    def place(row: Mapping[str, Any]) -> tuple[int, int, str]:
+        target = row["target"].partition("-shard-")[0]
+        known = targets.index(target) if target in targets else len(targets)
+        return known, STEPS.index(row["step"]), row["target"]
+
+    return sorted(map(read_json, layout.cost("x").parent.rglob("*.json")), key=place)
 
 
 def _plot(path: Path, metrics: Mapping[str, Mapping[str, Any]]) -> None:

@@ -50,6 +50,17 @@ def test_the_gates_words_are_on_the_page(workspace, page):
     assert decision["reasons"][0].split(",")[0] in page
 
 
+def test_costs_come_in_the_order_of_a_run(page):
+    """In any other order nobody sees where the time of a round went."""
+    table = page.partition('id="cost"')[2].partition("</table>")[0].replace("<wbr>", "")
+    rows = re.findall(r'<th scope="row">(\w+)</th><td>([^<]*)</td>', table)
+    assert rows[:2] == [("download_data", ""), ("bm25_candidates", "")]
+    assert rows[2:4] == [("search", "Zero-shot"), ("evaluation", "Zero-shot")]
+    steps = ["llm_scoring", "reward_training", "reward_scoring", "kd_training"]
+    expected = [(step, "Round 2") for step in (*steps, "search", "evaluation")]
+    assert rows[-6:] == expected
+
+
 def test_the_figures_by_round_are_those_of_the_evaluations(workspace, averages):
     """`dvc metrics` and `dvc plots` read these files, not the page."""
     with (workspace.layout.metrics / "rounds.csv").open(newline="") as file:
