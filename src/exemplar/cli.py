@@ -35,6 +35,15 @@ log = logging.getLogger(__name__)
 
 RoundOption = Annotated[int, typer.Option("--round", min=1, help="The round, 1-based.")]
 MaybeRound = Annotated[int | None, typer.Option("--round", min=1, help="The round, 1-based.")]
+Processes = Annotated[
+    int,
+    typer.Option(
+        "--processes",
+        min=1,
+        envvar="EXEMPLAR_PROCESSES",
+        help="Train in so many processes on this machine, one a GPU; the batch stays the same.",
+    ),
+]
 MaybeBaseline = Annotated[str | None, typer.Option("--baseline", help="A baseline's name.")]
 
 
@@ -56,14 +65,18 @@ def _open(
 
 def _run_step(context: typer.Context, step: str, target: str = "", **arguments: Any) -> None:
     """Call the step of this name, write its cost file and print one line of counts."""
-    from exemplar import steps
+    from exemplar import launch, steps
     from exemplar.data.io import write_json
 
+    launch.refuse_copies(step)
     space: Workspace = context.obj
     profile = arguments.pop("profile", None) or space.params.active
     arguments.setdefault("data", space.layout.data)
+    arguments.setdefault("processes", 1)
     start = time.perf_counter()
-    figures = dict(getattr(steps, step)(profile, **arguments))
+    figures = dict(launch.torchrun(getattr(steps, step), profile, **arguments))
+    if launch.rank():  # of processes that did one work together, the first reports it
+        return
     figures["seconds"] = round(time.perf_counter() - start, 2)
     write_json(space.layout.cost(step, target), {"step": step, "target": target, **figures})
     counts = ", ".join(f"{name} {_short(value)}" for name, value in figures.items())
@@ -133,8 +146,11 @@ def llm_scoring(
 
 
 @app.command("reward-training")
-def reward_training(context: typer.Context, number: RoundOption) -> None:
-    """Train the reward model on the LM's scores; stop if it does not learn to rank."""
+def reward_training(context: typer.Context, number: RoundOption, processes: Processes = 1) -> None:
+    """Train the reward model on the LM's scores; stop if it does not learn to rank.
+
+    On several GPUs: --processes 4, or torchrun --nproc-per-node 4 -m exemplar reward-training ...
+    """
     folder = context.obj.layout.round(number)
     _run_step(
         context,
@@ -143,6 +159,7 @@ def reward_training(context: typer.Context, number: RoundOption) -> None:
         llm_scores=folder / "llm_scores.parquet",
         out=folder / "reward_model",
         number=number,
+        processes=processes,
     )
 
 
@@ -162,9 +179,15 @@ def reward_scoring(context: typer.Context, number: RoundOption) -> None:
 
 @app.command("kd-training")
 def kd_training(
-    context: typer.Context, number: MaybeRound = None, baseline: MaybeBaseline = None
+    context: typer.Context,
+    number: MaybeRound = None,
+    baseline: MaybeBaseline = None,
+    processes: Processes = 1,
 ) -> None:
-    """Distil the rewards of all rounds so far into a retriever, or train a baseline's."""
+    """Distil the rewards of all rounds so far into a retriever, or train a baseline's.
+
+    On several GPUs: --processes 4, or torchrun --nproc-per-node 4 -m exemplar kd-training ...
+    """
     space: Workspace = context.obj
     folder = _target(space, number, baseline)
     paths: dict[str, Any] = {"out": folder / "retriever", "number": number or 1}
@@ -174,7 +197,7 @@ def kd_training(
         earlier = [space.layout.round(n) for n in range(1, number + 1)]
         paths["rewards"] = [item / "rewards.parquet" for item in earlier]
         paths["llm_scores"] = folder / "llm_scores.parquet"
-    _run_step(context, "kd_training", folder.name, **paths)
+    _run_step(context, "kd_training", folder.name, processes=processes, **paths)
 
 
 def _teacher(space: Workspace, name: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ whose work several processes can share out are in `steps_scoring.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from exemplar.config import Params, Profile
@@ -68,11 +69,15 @@ def reward_training(
     work: Path | None = None,
 ) -> Figures:
     """Train the reward model; raise `TrainingError` if it ranks held-out candidates too poorly."""
+    from exemplar import launch
     from exemplar.training import reward
 
     dataset, settings = read_dataset(data), profile.reward_training
     scores = dataset.read(llm_scores, LlmScores)
-    with atomic_folder(out) as folder:  # a model that may not teach is never put in place
+    with (  # a model that may not teach is never put in place, and one rank puts it there
+        launch.join() as ranks,
+        atomic_folder(out) if ranks.is_first else nullcontext(out) as folder,
+    ):
         report = reward.train_reward_model(
             settings.init,
             dataset.pool_examples(scores),
@@ -84,6 +89,7 @@ def reward_training(
             **settings.model_dump(exclude={"init", "min_accuracy", "clip_norm"}),
             clip=settings.clip_norm,
             checkpoint=work or beside(out, "checkpoint"),
+            ranks=ranks,
         )
         reward.require_teacher(report.summary, settings.min_accuracy)
     return report.headline(reward.RANKING_ACCURACY, "spearman")
@@ -103,25 +109,28 @@ def kd_training(
 
     `llm_scores` are there to compare with, if at all; without rewards they are the teacher (EPR).
     """
+    from exemplar import launch
     from exemplar.training import distill
 
     dataset, settings = read_dataset(data), profile.kd_training
     scores = dataset.of_training(dataset.read(llm_scores, LlmScores)) if llm_scores else []
     taught = [dataset.of_training(dataset.read(path, Rewards)) for path in rewards]
-    report = distill.train_retriever(
-        settings.init,
-        dataset.pool_examples(scores, *taught),
-        taught or [scores],
-        out,
-        llm_scores=scores,
-        classification_tasks=dataset.classification_tasks,
-        seed=profile.seed,
-        round=number,
-        progress=f"retriever, {out.parent.name}",
-        **settings.model_dump(exclude={"init", "clip_norm"}),
-        clip=settings.clip_norm,
-        checkpoint=work or beside(out, "checkpoint"),
-    )
+    with launch.join() as ranks:
+        report = distill.train_retriever(
+            settings.init,
+            dataset.pool_examples(scores, *taught),
+            taught or [scores],
+            out,
+            llm_scores=scores,
+            classification_tasks=dataset.classification_tasks,
+            seed=profile.seed,
+            round=number,
+            progress=f"retriever, {out.parent.name}",
+            **settings.model_dump(exclude={"init", "clip_norm"}),
+            clip=settings.clip_norm,
+            checkpoint=work or beside(out, "checkpoint"),
+            ranks=ranks,
+        )
     return report.headline("group_accuracy", "llm_spearman", "label_agreement_at_3")
 
 

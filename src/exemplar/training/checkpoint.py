@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,10 +67,8 @@ def save(
         torch.save(content, temporary)
 
 
-def load(
-    path: Path | None, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> State | None:
-    """Restore model and optimizer; None where there is no checkpoint of this `identity`.
+def read(path: Path | None, identity: str) -> dict[str, Any] | None:
+    """Return what `save` wrote; None where there is no checkpoint of this `identity`.
 
     One of another identity (other settings or other data) is of no use and is left aside: the
     first save replaces it. Raises `TrainingError` on a file that is no checkpoint.
@@ -76,7 +76,7 @@ def load(
     if path is None or not path.exists():
         return None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         found = content["identity"]
     except (RuntimeError, EOFError, OSError, KeyError, TypeError, pickle.UnpicklingError) as error:
         raise TrainingError(
@@ -86,8 +86,14 @@ def load(
     if found != identity:
         logger.info("%s belongs to a training with other settings or data: starting anew", path)
         return None
+    logger.info("%s: continuing after update %d", path, content["state"]["update"])
+    return content
+
+
+def restore(
+    content: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer
+) -> State:
+    """Put what `read` returned into model and optimizer, and return the rest."""
     model.load_state_dict(content["model"])
     optimizer.load_state_dict(content["optimizer"])
-    state = State(**content["state"])
-    logger.info("%s: continuing after update %d", path, state.update)
-    return state
+    return State(**content["state"])

@@ -26,6 +26,7 @@ from exemplar.retrieval.encoder import Encoder
 from exemplar.training import figures, loop, losses, sampling
 from exemplar.training.groups import Groups, Judged, Row, Vectors, texts_of
 from exemplar.training.optimisation import prepare, resolve_dtype
+from exemplar.training.ranks import ALONE, Ranks
 
 GROUP_ACCURACY = "group_accuracy"
 """The figure that the weights are kept by."""
@@ -66,6 +67,7 @@ def train_retriever(
     gradient_checkpointing: bool = False,
     dtype: str = "auto",
     batch_tokens: int = 8192,
+    ranks: Ranks = ALONE,
     **options: Unpack[loop.Options],
 ) -> loop.TrainingReport:
     """Train a retriever on rewards or LM scores and write the folder `out`, whole or not at all.
@@ -80,7 +82,7 @@ def train_retriever(
     the paper): in those tasks nothing that carries the query's label is its negative in the
     contrastive part either. The weights kept have the highest `group_accuracy` on held-out
     queries, the share of groups whose positive is nearest. Defaults are the paper's; `options`:
-    see `loop.Options`.
+    see `loop.Options`. With several `ranks` each embeds its share of the batch.
 
     Returns history and summary, which `out`/training.json holds too. Raises `ModelError`,
     `DataError` and `TrainingError`.
@@ -108,7 +110,7 @@ def train_retriever(
         loss = partial(losses.contrast, temperature=temperature)
     lesson = _Distillation(
         groups,
-        Vectors(encoder, groups.texts(llm_scores), batch_tokens),
+        Vectors(encoder, groups.texts(llm_scores), batch_tokens, ranks),
         loss,
         llm_scores=llm_scores,
         mask_same_label=mask_same_label,
@@ -122,6 +124,7 @@ def train_retriever(
         best_by=GROUP_ACCURACY,
         seeds=groups.seeds,
         settings=(model_settings, batch_size, eval_fraction, homogeneous_batches, loss.keywords),
+        ranks=ranks,
         **options,
     )
 

@@ -1,6 +1,6 @@
 """What distillation shows of a query: a group of candidates, as vectors.
 
-Shapes: U different texts, D dimensions.
+Shapes: U different texts, S of them in a rank's share, D dimensions.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from exemplar.records import Example, LlmScores, Rewards
 from exemplar.retrieval.encoder import Encoder
 from exemplar.training import sampling
 from exemplar.training.optimisation import length_batches
+from exemplar.training.ranks import ALONE, Ranks
 
 Judged: TypeAlias = Rewards | LlmScores
 """A query's candidates as their teacher judged them: the reward model, or the LM itself."""
@@ -106,25 +107,28 @@ class Groups:
 
 
 class Vectors:
-    """Embeds texts that were tokenised once."""
+    """Embeds texts that were tokenised once; of several ranks each embeds its share."""
 
-    def __init__(self, encoder: Encoder, texts: Iterable[str], batch_tokens: int) -> None:
+    def __init__(
+        self, encoder: Encoder, texts: Iterable[str], batch_tokens: int, ranks: Ranks = ALONE
+    ) -> None:
         unique = list(dict.fromkeys(texts))
         self._tokens = dict(zip(unique, encoder.tokenize(unique), strict=True))
-        self._encoder, self._batch_tokens = encoder, batch_tokens
+        self._encoder, self._batch_tokens, self._ranks = encoder, batch_tokens, ranks
 
     def of(self, texts: Iterable[str]) -> tuple[dict[str, int], Tensor]:
         """Return the place of each different text, and vector_UD with gradients.
 
         Texts of like length go through the model together: little is padding.
         """
-        unique = list(dict.fromkeys(texts))
-        tokens = [self._tokens[text] for text in unique]
+        unique = sorted(dict.fromkeys(texts), key=lambda text: len(self._tokens[text]))
+        tokens = [self._tokens[text] for text in self._ranks.share(unique)]
         batches = length_batches([len(ids) for ids in tokens], self._batch_tokens)
-        vector_UD = torch.cat(
+        share_SD = torch.cat(  # in the order dealt: batches keep that of sorted lengths
             [self._encoder.embed_tokens([tokens[i] for i in batch]) for batch in batches]
         )
-        return {unique[i]: place for place, i in enumerate(chain(*batches))}, vector_UD
+        places = {text: place for place, text in enumerate(unique)}
+        return places, self._ranks.gather(share_SD, len(unique))
 
 
 def texts_of(examples: Iterable[Example]) -> list[str]:

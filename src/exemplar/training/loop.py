@@ -7,7 +7,6 @@ very weights of a run that was never interrupted.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from tqdm import tqdm
 
 from exemplar import seeding
 from exemplar.data.io import atomic_folder, write_json
-from exemplar.errors import TrainingError
 from exemplar.models import quiet_transformers
 from exemplar.training import checkpoint as checkpoints
 from exemplar.training.checkpoint import State
@@ -30,6 +28,8 @@ from exemplar.training.optimisation import (
     make_optimizer,
     seeded,
 )
+from exemplar.training.ranks import ALONE, Ranks
+from exemplar.training.updating import update_weights
 
 HELD_OUT = "held_out/"
 """Prefix of figures on held-out queries, in history and summary."""
@@ -138,6 +138,7 @@ def train(
     progress: str | None = None,
     seed: int = 0,
     identity: str = "",
+    ranks: Ranks = ALONE,
 ) -> TrainingReport:
     """Train `model` in place and leave it with its best weights, in evaluation mode.
 
@@ -149,29 +150,42 @@ def train(
 
     With `checkpoint` the whole state is saved every `save_every` updates, and a later call with
     the same settings and `identity` (a text that tells data and models apart) continues from
-    there; the caller deletes the file once the model is safe. Raises `TrainingError` where loss or
-    gradient is not finite, and on settings that cannot be.
+    there; the caller deletes the file once the model is safe. With several `ranks` the first one
+    alone shows progress, writes and reads the checkpoint, and judges; the others follow it. Raises
+    `TrainingError` where loss or gradient is not finite, on settings that cannot be, and where
+    ranks read different things.
     """
     check_settings(num_updates, learning_rate, warmup, clip, eval_every)
     optimizer = make_optimizer(model, weight_decay)
     identity = checkpoints.identity_of(
         identity, seed, num_updates, learning_rate, warmup, eval_every, clip, weight_decay
     )
-    state = checkpoints.load(checkpoint, identity, model, optimizer)
-    if state is None:
+    ranks.require_same(identity)
+    ranks.copy_from_first(model)
+    found = checkpoints.read(checkpoint, identity) if ranks.is_first else None
+    found = ranks.from_first(found)
+    if found is None:
         state = State()
-        _evaluate(model, evaluate, best_by, state)
+        _evaluate(model, evaluate, best_by, state, ranks)
+    else:
+        state = checkpoints.restore(found, model, optimizer)
     started = time.perf_counter() - state.seconds
     model.train()
     with tqdm(
-        total=num_updates, initial=state.update, desc=progress, disable=progress is None, unit="upd"
+        total=num_updates,
+        initial=state.update,
+        desc=progress,
+        disable=progress is None or not ranks.is_first,
+        unit="upd",
     ) as bar:
         while state.update < num_updates:
             lr = learning_rate_at(
                 state.update, peak=learning_rate, warmup=warmup, num_updates=num_updates
             )
-            with seeded(seed, "dropout", state.update):
-                row = _update(model, optimizer, loss_at, state.update, lr, clip)
+            with seeded(seed, "dropout", state.update, *ranks.draw):
+                row = update_weights(
+                    model, optimizer, loss_at, state.update, lr=lr, clip=clip, ranks=ranks
+                )
             state.update += 1
             state.window.append(row)
             state.seconds = time.perf_counter() - started
@@ -181,8 +195,9 @@ def train(
             if last or state.update % log_every == 0:
                 _close_window(state)
             if last or state.update % eval_every == 0:
-                _evaluate(model, evaluate, best_by, state)
-            if checkpoint is not None and not last and state.update % save_every == 0:
+                _evaluate(model, evaluate, best_by, state, ranks)
+            due = not last and state.update % save_every == 0
+            if checkpoint is not None and due and ranks.is_first:
                 checkpoints.save(checkpoint, identity, model, optimizer, state)
     model.load_state_dict(state.best_weights)
     model.eval()
@@ -197,65 +212,36 @@ def train_into(
     best_by: str,
     seeds: Sequence[object],
     settings: Sequence[object],
+    ranks: Ranks = ALONE,
     **options: Unpack[Options],
 ) -> TrainingReport:
     """Train `trainee` by `lesson` and write the folder `out`: the model and `training.json`.
 
     `seeds` and `settings`: what a checkpoint must have been made with to be continued. The
-    checkpoint is deleted once the folder is in place. Errors as for `train`.
+    checkpoint is deleted once the folder is in place. Of several `ranks` the first one alone
+    writes. Errors as for `train`.
     """
     checkpoint = options.get("checkpoint")
+    compared = checkpoint is not None or ranks.size > 1
     report = train(
         trainee.model,
         lesson.loss_at,
         lesson.evaluate,
         best_by=best_by,
         seed=seeding.derive_seed(*seeds),
-        identity=checkpoints.identity_of(seeds, settings, lesson.data) if checkpoint else "",
+        identity=checkpoints.identity_of(seeds, settings, lesson.data) if compared else "",
+        ranks=ranks,
         **options,
     )
     report.summary.update(lesson.counts, dtype=trainee.dtype)
+    if not ranks.is_first:
+        return report
     with quiet_transformers(), atomic_folder(out) as folder:
         trainee.save(folder)
         report.write(folder)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     return report
-
-
-def _update(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    loss_at: Callable[[int], Mapping[str, Tensor]],
-    update: int,
-    lr: float,
-    clip: float,
-) -> dict[str, float]:
-    """Do one update and return its row: loss and parts, learning rate, gradient norm."""
-    try:
-        parts = loss_at(update)
-    except TrainingError as error:
-        raise TrainingError(f"training stopped at update {update}: {error}") from error
-    row = {name: float(value.detach()) for name, value in parts.items()}
-    _refuse_divergence(update, "loss", row["loss"])
-    parts["loss"].backward()  # type: ignore[no-untyped-call]
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
-    norm = float(nn.utils.clip_grad_norm_(trained, clip))
-    _refuse_divergence(update, "gradient norm", norm)
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    optimizer.step()
-    optimizer.zero_grad()
-    return {**row, "lr": lr, "grad_norm": norm}
-
-
-def _refuse_divergence(update: int, what: str, value: float) -> None:
-    if not math.isfinite(value):
-        raise TrainingError(
-            f"training stopped at update {update}: the {what} is {value}, and the next update "
-            "would spread it into every weight. Lower the learning rate, lengthen the warm-up, or "
-            "set dtype: float32."
-        )
 
 
 def _close_window(state: State) -> None:
@@ -266,12 +252,19 @@ def _close_window(state: State) -> None:
 
 
 def _evaluate(
-    model: nn.Module, evaluate: Callable[[], dict[str, float]], best_by: str, state: State
+    model: nn.Module,
+    evaluate: Callable[[], dict[str, float]],
+    best_by: str,
+    state: State,
+    ranks: Ranks,
 ) -> None:
-    """Ask for figures, record them, and keep the weights if they are the best so far."""
+    """Ask for figures, record them, and keep the weights if they are the best so far.
+
+    The first rank's figures hold for all, so that all keep the same weights.
+    """
     model.eval()
     with torch.no_grad():
-        figures = evaluate()
+        figures = ranks.from_first(evaluate())
     model.train()
     state.history.append(
         {"update": state.update, **{HELD_OUT + name: value for name, value in figures.items()}}

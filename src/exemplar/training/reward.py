@@ -3,7 +3,8 @@
 It reads (query + answer, candidate) and so knows the answer, which no retriever does; its scores
 of all candidates, smoother than the LM's and far cheaper, are what the retriever learns from.
 
-Shapes: B queries of a batch, N candidates of a query (the positive in column 0).
+Shapes: B queries of a batch, N candidates of a query (the positive in column 0),
+P pairs, S of them in a rank's share.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from exemplar.training import figures, loop, sampling
 from exemplar.training.crossencoder import CrossEncoder, Tokens, load_cross_encoder
 from exemplar.training.losses import listwise
 from exemplar.training.optimisation import prepare, resolve_dtype
+from exemplar.training.ranks import ALONE, Ranks
 
 RANKING_ACCURACY = "ranking_accuracy"
 """The figure that the weights are kept by, and that a teacher is judged by."""
@@ -57,6 +59,7 @@ def train_reward_model(
     gradient_checkpointing: bool = False,
     dtype: str = "auto",
     batch_tokens: int = 8192,
+    ranks: Ranks = ALONE,
     **options: Unpack[loop.Options],
 ) -> loop.TrainingReport:
     """Train a reward model on LM scores and write the folder `out`, whole or not at all.
@@ -67,6 +70,7 @@ def train_reward_model(
     (`sampling.reward_group`), drawn anew in every epoch. The share `eval_fraction` of each task's
     queries is held out; the weights kept have the highest `ranking_accuracy` there, the share of
     groups whose positive scores highest. `batch_tokens` bounds one forward pass, not the batch.
+    With several `ranks` each scores its share of the batch.
 
     Returns history and summary, which `out`/training.json holds too. Raises `ModelError`,
     `DataError` and `TrainingError`.
@@ -87,6 +91,7 @@ def train_reward_model(
         seeds=(seed, "reward_training", round),
         sizes={"num_top": num_top, "num_bottom": num_bottom, "num_negatives": num_negatives},
         batch_tokens=batch_tokens,
+        ranks=ranks,
     )
     lesson.split(eval_fraction, batch_size)
     return loop.train_into(
@@ -100,6 +105,7 @@ def train_reward_model(
             batch_size,
             eval_fraction,
         ),
+        ranks=ranks,
         **options,
     )
 
@@ -135,9 +141,10 @@ class _Listwise:
         seeds: tuple[int, str, int],
         sizes: Mapping[str, int],
         batch_tokens: int,
+        ranks: Ranks,
     ) -> None:
         sampling.require_examples(examples_by_id, scores)
-        self._encoder, self._batch_tokens = encoder, batch_tokens
+        self._encoder, self._batch_tokens, self._ranks = encoder, batch_tokens, ranks
         self._seeds, self._sizes = seeds, sizes
         self._scores = {record.query_id: record for record in scores}
         self._queries = [examples_by_id[query_id] for query_id in self._scores]
@@ -185,8 +192,13 @@ class _Listwise:
         return {"loss": listwise(score_P[places_BN.to(score_P.device)])}
 
     def _score(self, keys: Sequence[tuple[str, str]]) -> Tensor:
+        """Return the scores_P of pairs, with gradients; each rank computes its share."""
         pairs = [self._texts.pair(*key) for key in keys]
-        return self._encoder.score(pairs, batch_tokens=self._batch_tokens)
+        order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]))
+        share = [pairs[i] for i in self._ranks.share(order)]
+        score_S = self._encoder.score(share, batch_tokens=self._batch_tokens)
+        score_P = self._ranks.gather(score_S, len(pairs))
+        return score_P[torch.tensor(order).argsort().to(score_P.device)]
 
     def evaluate(self) -> dict[str, float]:
         """Return the figures on held-out queries: means over queries, or over their groups."""
