@@ -259,7 +259,7 @@ def test_another_lm_than_the_one_that_scored_answers(here, workspace, tiny_model
         done = here("evaluate", "--retriever", retriever, *options)
         assert done.code == 0, done.err
         metrics = json.loads((out / "evaluation/metrics.json").read_text())
-        assert metrics["lm"] == {"name": str(lm), "dtype": "float32"}
+        assert metrics["lm"] == {"ref": str(lm), "dtype": "float32"}
         found[lm.name] = read_records(out / "evaluation/outcomes.parquet", Outcome)
     shown = [[o.demonstration_ids for o in outcomes] for outcomes in found.values()]
     assert shown[0] == shown[1]

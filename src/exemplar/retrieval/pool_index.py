@@ -128,6 +128,11 @@ class PoolIndex:
         """The ids of the pool by place, and which places a query may not see."""
         return Members(self.pool)
 
+    def embeddings(self, places: Collection[int]) -> NDArray[np.float32]:
+        """Return the unit vectors (N, D) of the examples at these places."""
+        embeddings_ND: NDArray[np.float32] = self._matrix_PD[list(places)]
+        return embeddings_ND
+
     def search(
         self,
         embeddings_QD: NDArray[np.float32],
