@@ -95,11 +95,9 @@ class _Places:
 
 
 class Embedded(Protocol):
-    """What has the embeddings of pool examples: `retrieval.pool_index.PoolIndex`."""
+    """What has the unit vectors of pool examples by place: `retrieval.pool_index.PoolIndex`."""
 
-    def embeddings(self, places: Collection[int]) -> NDArray[np.float32]:
-        """Return the unit vectors (N, D) of the examples at these places."""
-        ...
+    vectors: NDArray[np.float32]
 
 
 class Proposals(Sequence[Candidates]):
@@ -129,7 +127,7 @@ class Proposals(Sequence[Candidates]):
 
     def embeddings(self, row: int) -> NDArray[np.float32] | None:
         """Return the candidates' unit vectors (N, D), or None where they were found without."""
-        return None if self._index is None else self._index.embeddings(self.places(row))
+        return None if self._index is None else self._index.vectors[list(self.places(row))]
 
     def picked(self, ranks: Iterable[Sequence[int]]) -> Proposals:
         """Return the same queries with those of their candidates alone, in that order.
