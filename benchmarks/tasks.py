@@ -21,7 +21,7 @@ from exemplar import lm as lm_engine
 from exemplar.data import sources
 from exemplar.evaluation.icl import predict
 from exemplar.records import Example
-from exemplar.retrieval.methods import Method, propose
+from exemplar.retrieval.methods import Method, Request, propose
 from exemplar.tasks.spec import TaskSpec, load_catalog, select
 
 METHODS = ("zero_shot", "random", "bm25")
@@ -70,7 +70,7 @@ def scores(lm: Any, spec: TaskSpec, splits: sources.Splits, *, shots: int) -> di
     pool = {example.example_id: example for example in splits.pool}
     found = {}
     for name in METHODS:
-        (proposed,) = propose(Method(name=name), [(splits.test, shots)], splits.pool)
+        (proposed,) = propose(Method(name=name), [Request(splits.test, shots)], splits.pool)
         chosen = {item.query_id: [pool[i] for i in item.candidate_ids] for item in proposed}
         outcomes = predict(lm, splits.test, chosen, {spec.name: spec}, max_new_tokens=48)
         found[name] = fmean(outcome.score for outcome in outcomes)

@@ -33,6 +33,7 @@ def evaluate(
     lm: Annotated[
         str | None, typer.Option(help="The LM that answers; none: the profile's.")
     ] = None,
+    dtype: Annotated[str | None, typer.Option(help="The LM's: auto, float32 or bfloat16.")] = None,
     source: Annotated[str | None, typer.Option(help="sample, local, hub, s3 or released.")] = None,
     path: Annotated[
         str | None, typer.Option(help="Folder of source local or released, or s3://...")
@@ -46,16 +47,17 @@ def evaluate(
     """Evaluate a retriever on a source's test examples, with any LM, outside of rounds and MLflow.
 
     What no option says is taken from the active profile. `OUT/evaluation` holds the outcomes,
-    which `exemplar compare` reads.
+    which `exemplar compare` reads. The LM need not be the one that scored.
 
-    Example: exemplar evaluate --retriever bm25 --path FOLDER --tasks sst2,snli --out results/bm25
+    Examples: exemplar evaluate --retriever bm25 --path FOLDER --tasks sst2,snli --out results/bm25
+    | exemplar evaluate --retriever rounds/r1/retriever --lm FOLDER --dtype float32 --out results/r1
     """
     from exemplar import steps
     from exemplar.data.io import read_json
     from exemplar.summary import print_scores
 
     space: Workspace = context.obj
-    profile = _profile(space.params.active, lm, source, path, tasks, shots, max_test)
+    profile = _profile(space.params.active, lm, dtype, source, path, tasks, shots, max_test)
     with tempfile.TemporaryDirectory(prefix="exemplar-") as temporary:
         method = _method(retriever, space, Path(temporary), query_prefix, passage_prefix)
         steps.download_data(profile, data=out / "data")
@@ -70,6 +72,7 @@ def evaluate(
 def _profile(
     profile: Profile,
     lm: str | None,
+    dtype: str | None,
     source: str | None,
     path: str | None,
     tasks: str | None,
@@ -92,8 +95,7 @@ def _profile(
     changes = {"max_test": max_test, "tasks": tasks and [name.strip() for name in tasks.split(",")]}
     data |= {key: value for key, value in changes.items() if value}
     data["max_train"] = 1  # nothing is trained
-    if lm:
-        plain["lm"]["ref"] = lm
+    plain["lm"] |= {key: value for key, value in {"ref": lm, "dtype": dtype}.items() if value}
     if shots is not None:
         search["num_shots"] = shots
     try:

@@ -1,8 +1,8 @@
 """From demonstrations and a query to the prompt that the LM reads (paper, section 3.1).
 
-The prompt is the demonstrations, the farthest first and the nearest last, then the query, with an
-empty line between any two, and one line break at the end: the answer starts a line of its own, as
-in every demonstration.
+The prompt is the demonstrations, the farthest first and the nearest last unless they were arranged
+otherwise, then the query, with an empty line between any two, and one line break at the end: the
+answer starts a line of its own, as in every demonstration.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ _BETWEEN = "\n\n"
 
 
 def assemble(demonstrations: Sequence[str], query: str) -> str:
-    """Return the prompt for a query; `demonstrations` are given nearest first."""
+    """Return the prompt for a query; `demonstrations` are given from the last to the first."""
     return _BETWEEN.join([*reversed(demonstrations), query]) + "\n"
 
 
@@ -36,19 +36,24 @@ def fit(
     *,
     count_tokens: Callable[[str], int],
     budget: int,
-) -> tuple[str, int]:
-    """Return the prompt of as many demonstrations as fit, and how many those are.
+    similarities: Sequence[float] | None = None,
+) -> tuple[str, list[int]]:
+    """Return the prompt of as many demonstrations as fit, and the places of those in the list.
 
-    Whole demonstrations are dropped, the farthest first, until the prompt counts at most `budget`
-    tokens; no text is ever cut. The whole prompt is counted anew each time, because tokens may
-    span the joints. Raises `PromptError` where the query alone exceeds the budget.
+    Whole demonstrations are dropped until the prompt counts at most `budget` tokens, the least
+    similar first (without `similarities`, and among equal ones, the last given); no text is ever
+    cut. The whole prompt is counted anew each time, because tokens may span the joints. Raises
+    `PromptError` where the query alone exceeds the budget.
     """
+    values = [0.0] * len(demonstrations) if similarities is None else similarities
+    nearest = sorted(range(len(demonstrations)), key=lambda at: -values[at])
     num_tokens = 0
     for num_kept in range(len(demonstrations), -1, -1):
-        prompt = assemble(demonstrations[:num_kept], query)
+        kept = sorted(nearest[:num_kept])
+        prompt = assemble([demonstrations[at] for at in kept], query)
         num_tokens = count_tokens(prompt)
         if num_tokens <= budget:
-            return prompt, num_kept
+            return prompt, kept
     raise PromptError(
         f"the query alone takes {num_tokens} tokens; expected at most {budget}, which is the LM's "
         "max_length less what the answer needs. A cut query would be another question: raise "

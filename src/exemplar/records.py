@@ -46,7 +46,11 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Pool examples proposed for a query, most similar first; demonstrations look the same."""
+    """Pool examples proposed for a query, most similar first; demonstrations look the same.
+
+    Demonstrations stand in the order of the prompt from its end: most similar first too, unless
+    `search.selection.order` says otherwise.
+    """
 
     query_id: str
     candidate_ids: tuple[str, ...]
@@ -86,7 +90,7 @@ class Outcome:
     """What the LM answered to one test example, and how right that was.
 
     `score`: the task's metric on this example alone, 0 to 100. `demonstration_ids`: those that
-    were really in the prompt, the nearest first. `num_dropped`: how many did not fit the budget.
+    were really in the prompt, the last one first. `num_dropped`: how many did not fit the budget.
     """
 
     example_id: str

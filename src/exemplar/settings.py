@@ -152,6 +152,20 @@ class KdTraining(Training):
     homogeneous_batches: bool = False
 
 
+class Selection(Section):
+    """How the test queries' demonstrations are chosen among their nearest candidates.
+
+    `mmr_lambda`: maximal marginal relevance (dense retrieval alone), from 1, the nearest, to 0, the
+    most diverse; null: off. What chooses looks at the `num_considered` nearest.
+    """
+
+    num_considered: Count = 50
+    mmr_lambda: Annotated[float, Field(ge=0, le=1)] | None = None
+    one_per_group: bool = False
+    balance_labels: bool = False
+    order: Literal["nearest_last", "nearest_first", "by_label"] = "nearest_last"
+
+
 class Search(Section):
     """Demonstrations for test queries and candidates for the next round's training queries.
 
@@ -166,6 +180,7 @@ class Search(Section):
     dtype: Dtype = "auto"
     approximate_above: Count | None = 1_000_000
     probes: Count = 32
+    selection: Selection = Selection()
 
 
 class Evaluation(Section):

@@ -148,16 +148,19 @@ def search(
     With `next_candidates` the retriever also proposes the next round's candidates there; with
     `index` the embedded pool is kept there, for serving.
     """
-    from exemplar.retrieval.methods import Method, propose, recalls
+    from exemplar.retrieval.demonstrations import Rules
+    from exemplar.retrieval.methods import Method, Request, propose, recalls
 
     dataset, settings = read_dataset(data), profile.search
     sealed = {"data": dataset.fingerprint}
     if isinstance(method, Path):
         sealed["retriever"] = fingerprint(method)
         method = Baseline(method="dense", encoder=str(method))
-    requests = [(out, dataset.test, settings.num_shots)]
+    rules = Rules(**settings.selection.model_dump())
+    requests = {out: Request(dataset.searching(dataset.test), settings.num_shots, rules)}
     if next_candidates:
-        requests.append((next_candidates, dataset.train, settings.num_candidates))
+        queries = dataset.searching(dataset.train)
+        requests[next_candidates] = Request(queries, settings.num_candidates)
     found = propose(
         Method(
             name=method.method,
@@ -166,17 +169,19 @@ def search(
             passage_prefix=method.passage_prefix,
             seed=profile.seed,
             bm25_options=profile.bm25_candidates.model_dump(exclude={"num_candidates", "scope"}),
-            **settings.model_dump(exclude={"num_shots", "num_candidates"}),
+            **settings.model_dump(exclude={"num_shots", "num_candidates", "selection"}),
         ),
-        [(dataset.searching(queries), k) for _, queries, k in requests],
+        list(requests.values()),
         dataset.pool,
+        labelled_tasks=dataset.classification_tasks,
         index_folder=index,
         made_from=sealed,
         progress=f"search, {out.parent.name}",
     )
-    for (path, _, _), candidates in zip(requests, found, strict=True):
+    for path, candidates in zip(requests, found, strict=True):
         write_records(path, Candidates, candidates, made_from=sealed)
-    return {path.stem: len(queries) for path, queries, _ in requests} | recalls(found)
+    counts = {path.stem: len(request.queries) for path, request in requests.items()}
+    return counts | recalls(found)
 
 
 def promotion(params: Params, *, layout: Layout, number: int) -> Figures:

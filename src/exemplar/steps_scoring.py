@@ -147,6 +147,7 @@ def evaluation(
             icl.share_queries(dataset.test, dataset.specs, shard) if shard else dataset.test,
             chosen,
             dataset.specs,
+            similarities={item.query_id: item.similarities for item in proposed},
             max_new_tokens=settings.max_new_tokens,
             progress=f"evaluation, {out.parent.name}",
         )
@@ -159,6 +160,7 @@ def evaluation(
         dataset,
         chosen,
         outcomes,
+        lm=profile.lm.model_dump(include={"ref", "dtype"}),
         made_from=sealed,
         seed=profile.seed,
         num_resamples=settings.num_resamples,

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ import pytest
 from exemplar import steps
 from exemplar.data.io import fingerprint, made_from, read_records
 from exemplar.errors import ModelError
-from exemplar.records import Candidates
+from exemplar.layout import Layout
+from exemplar.records import Candidates, Outcome
 from exemplar.retrieval.dense import dense_candidates
 from exemplar.retrieval.encoder import Encoder
 from exemplar.retrieval.pool_index import PoolIndex
@@ -248,3 +251,52 @@ def test_the_component_finds_the_same_by_retriever_registry_and_baseline(workspa
         expected = workspace.layout.baseline(name) / "demonstrations.parquet"
         assert made["demonstrations"].read_bytes() == expected.read_bytes()
         assert not made["index"].exists()
+
+
+def test_switches_choose_the_test_splits_demonstrations_alone(
+    workspace, write_params, run_cli, tmp_path
+):
+    """Candidates for training must stay the nearest: the LM would score another ranking."""
+    changes = {"one_per_group": True, "balance_labels": True, "order": "nearest_first"}
+    params = write_params(tmp_path / "params.yaml", {"search.selection": changes})
+    layout = Layout(tmp_path)
+    shutil.copytree(workspace.layout.data, layout.data)
+    shutil.copytree(workspace.layout.round(1) / "retriever", layout.round(1) / "retriever")
+    for of_step in (("--round", 1), ("--baseline", "bm25"), ("--baseline", "random")):
+        done = run_cli("--params", params, "--root", tmp_path, "search", *of_step)
+        assert done.code == 0, done.err
+    same = workspace.layout.round(2) / "candidates.parquet"
+    assert (layout.round(2) / "candidates.parquet").read_bytes() == same.read_bytes()
+    for folder in (layout.round(1), layout.baseline("bm25")):
+        for item in read_records(folder / "demonstrations.parquet", Candidates):
+            task = workspace.dataset.test_by_id[item.query_id].task
+            shown = [workspace.dataset.pool_by_id[name] for name in item.candidate_ids]
+            assert len(shown) == 3
+            assert list(item.similarities) == sorted(item.similarities)
+            if task in workspace.dataset.classification_tasks:
+                assert len({example.answer for example in shown}) > 1
+    # What does not rank the pool has nothing to choose from.
+    drawn = Path("baselines/random/demonstrations.parquet")
+    assert (tmp_path / drawn).read_bytes() == (workspace.root / drawn).read_bytes()
+
+
+def test_evaluation_drops_the_least_similar_when_the_nearest_stand_first(
+    workspace, write_params, run_cli, tmp_path
+):
+    """The list of demonstrations is then turned round, and dropping by place loses the nearest."""
+    changes = {"search.selection": {"order": "nearest_first"}, "lm.max_length": 90}
+    params = write_params(tmp_path / "params.yaml", changes)
+    layout = Layout(tmp_path)
+    shutil.copytree(workspace.layout.data, layout.data)
+    for step in ("search", "evaluation"):
+        done = run_cli("--params", params, "--root", tmp_path, step, "--baseline", "bm25")
+        assert done.code == 0, done.err
+    folder = layout.baseline("bm25")
+    listed = {
+        item.query_id: item.candidate_ids
+        for item in read_records(folder / "demonstrations.parquet", Candidates)
+    }
+    outcomes = read_records(folder / "evaluation/outcomes.parquet", Outcome)
+    assert any(outcome.num_dropped for outcome in outcomes)
+    for outcome in outcomes:
+        assert outcome.demonstration_ids == listed[outcome.example_id][outcome.num_dropped :]

@@ -10,6 +10,8 @@ import pytest
 
 from exemplar import __version__
 from exemplar.cli import _short
+from exemplar.data.io import read_records
+from exemplar.records import Outcome
 
 
 @pytest.fixture
@@ -238,6 +240,34 @@ def test_a_retriever_is_evaluated_on_ones_own_data(here, workspace, tmp_path):
     refused = here("compare", "bm25", tmp_path / "results/bm25")
     assert refused.code == 2
     assert "evaluated on different data" in " ".join(refused.err.split())
+
+
+def test_another_lm_than_the_one_that_scored_answers(here, workspace, tiny_models, tmp_path):
+    """Whoever scores with a small LM answers with a large one, and must see what carries over."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    other = tmp_path / "other"
+    model = AutoModelForCausalLM.from_pretrained(tiny_models.lm)
+    model.lm_head.weight.data.neg_()  # it likes least what the first likes best
+    model.save_pretrained(other)
+    AutoTokenizer.from_pretrained(tiny_models.lm).save_pretrained(other)
+    retriever = workspace.layout.round(1) / "retriever"
+    found = {}
+    for lm in (tiny_models.lm, other):
+        out = tmp_path / "results" / lm.name
+        options = ("--lm", lm, "--dtype", "float32", "--tasks", "library_slips", "--out", out)
+        done = here("evaluate", "--retriever", retriever, *options)
+        assert done.code == 0, done.err
+        metrics = json.loads((out / "evaluation/metrics.json").read_text())
+        assert metrics["lm"] == {"ref": str(lm), "dtype": "float32"}
+        found[lm.name] = read_records(out / "evaluation/outcomes.parquet", Outcome)
+    shown = [[o.demonstration_ids for o in outcomes] for outcomes in found.values()]
+    assert shown[0] == shown[1]
+    answers = [[o.prediction for o in outcomes] for outcomes in found.values()]
+    assert answers[0] != answers[1]
+    refused = here("evaluate", "--retriever", "bm25", "--dtype", "int3", "--out", tmp_path / "x")
+    assert refused.code == 2
+    assert "lm.dtype" in refused.err
 
 
 def test_options_that_do_not_fit_are_one_message(here, tmp_path):

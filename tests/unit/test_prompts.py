@@ -25,15 +25,21 @@ def test_zero_shot_is_the_query_and_a_line_break():
 
 def test_the_farthest_demonstration_goes_first_when_the_budget_is_short():
     """Dropping the nearest would throw away what the retriever is for."""
-    prompt, num_kept = fit(
-        ["near a b", "middle a b", "far a b"], "q", count_tokens=count_words, budget=8
-    )
-    assert (prompt, num_kept) == ("middle a b\n\nnear a b\n\nq\n", 2)
+    texts = ["near a b", "middle a b", "far a b"]
+    found = fit(texts, "q", count_tokens=count_words, budget=8)
+    assert found == ("middle a b\n\nnear a b\n\nq\n", [0, 1])
+
+
+def test_the_least_similar_goes_first_wherever_it_stands():
+    """With the nearest at the front, dropping by place would throw the best one away."""
+    texts = ["far a b", "middle a b", "near a b"]
+    found = fit(texts, "q", count_tokens=count_words, budget=8, similarities=[0.1, 0.5, 0.9])
+    assert found == ("near a b\n\nmiddle a b\n\nq\n", [1, 2])
 
 
 def test_a_prompt_of_exactly_the_budget_fits():
     """Off by one, a demonstration would be lost in every full prompt."""
-    assert fit(["a b"], "q", count_tokens=count_words, budget=3) == ("a b\n\nq\n", 1)
+    assert fit(["a b"], "q", count_tokens=count_words, budget=3) == ("a b\n\nq\n", [0])
 
 
 def test_a_query_that_does_not_fit_alone_is_an_error_with_both_numbers():
@@ -49,10 +55,12 @@ TEXT = st.text(alphabet="ab \n", min_size=1, max_size=12)
 def test_no_text_is_ever_cut_and_no_more_than_needed_is_dropped(demonstrations, query, budget):
     """Half a demonstration teaches the LM a wrong format; one too few wastes context."""
     try:
-        prompt, num_kept = fit(demonstrations, query, count_tokens=len, budget=budget)
+        prompt, places = fit(demonstrations, query, count_tokens=len, budget=budget)
     except PromptError:
         assert len(query) + 1 > budget
         return
+    num_kept = len(places)
+    assert places == list(range(num_kept))
     kept = demonstrations[:num_kept]
     expected = "".join(f"{text}\n\n" for text in reversed(kept)) + query + "\n"
     assert prompt == expected

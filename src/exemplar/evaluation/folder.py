@@ -18,17 +18,20 @@ def write_evaluation(
     chosen: Mapping[str, Sequence[Example]],
     outcomes: Sequence[Outcome],
     *,
+    lm: Mapping[str, str],
     made_from: Mapping[str, str],
     seed: int,
     num_resamples: int,
 ) -> dict[str, Any]:
     """Write outcomes.parquet, metrics.json and examples.md, and return the metrics.
 
-    `chosen` maps the test queries' ids to their demonstrations, the nearest first.
+    `chosen` maps the test queries' ids to their demonstrations, the last in the prompt first; `lm`
+    says which one answered.
     """
     metrics = summarise(
         outcomes, dataset.specs, dataset.test_by_id, seed=seed, num_resamples=num_resamples
     )
+    metrics["lm"] = dict(lm)
     shown = {example.example_id: example for item in chosen.values() for example in item}
     metrics["label_agreement"] = label_agreement(dataset.test, chosen, dataset.specs)
     with atomic_folder(out) as folder:

@@ -42,7 +42,7 @@ _BLOCK = 1024
 
 @dataclass(frozen=True)
 class _Item:
-    """A query with its fitted prompt and the demonstrations that stayed in, nearest first."""
+    """A query with its fitted prompt and the demonstrations that stayed in, the last one first."""
 
     query: Example
     prompt: str
@@ -56,18 +56,21 @@ def predict(
     demonstrations: Mapping[str, Sequence[Example]],
     specs: Mapping[str, TaskSpec],
     *,
+    similarities: Mapping[str, Sequence[float]] | None = None,
     max_new_tokens: int = 64,
     progress: str | None = None,
 ) -> list[Outcome]:
     """Return what the LM answers to each query and how right it is, in the order of the queries.
 
-    `demonstrations` maps query ids to examples, the nearest first (an empty list is zero-shot).
-    Where a prompt and its answer would exceed `lm.max_length` tokens, the farthest demonstrations
-    are left out whole. Raises `PromptError` naming the example where the query alone does not fit,
-    `DataError` where a query has no entry and `TaskError` where a task has no definition.
+    `demonstrations` maps query ids to examples, from the last in the prompt to the first (an empty
+    list is zero-shot), and `similarities` to theirs, in the same order; without them the last in
+    the prompt is the nearest. Where a prompt and its answer would exceed `lm.max_length` tokens,
+    the farthest demonstrations are left out whole. Raises `PromptError` naming the example where
+    the query alone does not fit, `DataError` where a query has no entry and `TaskError` where a
+    task has no definition.
     """
     _check(queries, demonstrations, specs)
-    items = _fit_all(lm, queries, demonstrations, specs, max_new_tokens)
+    items = _fit_all(lm, queries, demonstrations, specs, similarities or {}, max_new_tokens)
     by_id = {item.query.example_id: item for item in items}
     predictions: dict[str, str] = {}
     for block in _blocks(queries, specs):
@@ -157,6 +160,7 @@ def _fit_all(
     queries: Sequence[Example],
     demonstrations: Mapping[str, Sequence[Example]],
     specs: Mapping[str, TaskSpec],
+    similarities: Mapping[str, Sequence[float]],
     max_new_tokens: int,
 ) -> list[_Item]:
     """Build each query's prompt, leaving as many tokens free as its answer may need."""
@@ -169,16 +173,17 @@ def _fit_all(
             answers = spec.labels if spec.kind == "classification" else query.choices
             reserve = max(answer_tokens(answer) for answer in answers) + _JOIN_TOKENS
         try:
-            prompt, num_kept = fit(
+            prompt, kept = fit(
                 [example.text for example in shown],
                 query.query,
                 count_tokens=lm.count_tokens,
                 budget=lm.max_length - reserve,
+                similarities=similarities.get(query.example_id),
             )
         except PromptError as error:
             raise PromptError(f"example {query.example_id!r} of {query.task!r}: {error}") from error
-        kept = tuple(example.example_id for example in shown[:num_kept])
-        items.append(_Item(query, prompt, kept, len(shown) - num_kept))
+        names = tuple(shown[at].example_id for at in kept)
+        items.append(_Item(query, prompt, names, len(shown) - len(kept)))
     return items
 
 

@@ -44,7 +44,7 @@ def dense_candidates(
     rows: dict[str | None, list[int]] = {}
     for row, query in enumerate(queries):
         rows.setdefault(query.task if scope == "task" else None, []).append(row)
-    found = Proposals(queries)
+    found = Proposals(queries, index)
     with tqdm(total=len(queries), desc=progress, disable=progress is None) as bar:
         for task, of_task in rows.items():
             for start in range(0, len(of_task), _QUERIES_AT_ONCE):

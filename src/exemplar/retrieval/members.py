@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Protocol, overload
 
 from exemplar.data.digests import digest
 from exemplar.records import Candidates, Example
@@ -94,14 +94,21 @@ class _Places:
         return found
 
 
+class Embedded(Protocol):
+    """What has the unit vectors of pool examples by place: `retrieval.pool_index.PoolIndex`."""
+
+    vectors: NDArray[np.float32]
+
+
 class Proposals(Sequence[Candidates]):
     """The candidates of many queries, held as numbers and made into records one at a time.
 
     `recall`: by task, the share of the true candidates that an approximate search found.
     """
 
-    def __init__(self, queries: Sequence[Example]) -> None:
-        self._queries = queries
+    def __init__(self, queries: Sequence[Example], index: Embedded | None = None) -> None:
+        """Hold nothing yet for these queries; `index` has the embeddings of what will be found."""
+        self._queries, self._index = queries, index
         self._found: list[tuple[Names, array[int], array[float]] | None] = [None] * len(queries)
         self.recall: dict[str, float] = {}
 
@@ -117,6 +124,24 @@ class Proposals(Sequence[Candidates]):
         found = self._found[row]
         assert found is not None, "a query was not searched for"
         return found[1]
+
+    def embeddings(self, row: int) -> NDArray[np.float32] | None:
+        """Return the candidates' unit vectors (N, D), or None where they were found without."""
+        return None if self._index is None else self._index.vectors[list(self.places(row))]
+
+    def picked(self, ranks: Iterable[Sequence[int]]) -> Proposals:
+        """Return the same queries with those of their candidates alone, in that order.
+
+        `ranks`: for each query, the ranks of the candidates that it keeps.
+        """
+        kept = Proposals(self._queries, self._index)
+        kept.recall = self.recall
+        for row, chosen in enumerate(ranks):
+            found = self._found[row]
+            assert found is not None, "a query was not searched for"
+            names, places, similarities = found
+            kept.put(row, names, [places[at] for at in chosen], [similarities[at] for at in chosen])
+        return kept
 
     def __len__(self) -> int:
         return len(self._queries)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from exemplar.records import Candidates, Example
 from exemplar.retrieval import baselines, bm25
+from exemplar.retrieval.demonstrations import Rules, demonstrations
 from exemplar.retrieval.members import Proposals
 
 if TYPE_CHECKING:
@@ -54,40 +55,58 @@ class Method:
     bm25_options: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Request(NamedTuple):
+    """Queries, and how many pool examples each gets: the nearest, or those that `rules` choose.
+
+    The rules are for methods that rank the pool, bm25 and dense.
+    """
+
+    queries: Sequence[Example]
+    k: int
+    rules: Rules = Rules()
+
+    @property
+    def num_candidates(self) -> int:
+        """How many of the nearest the rules choose from."""
+        return self.rules.num_candidates(self.k)
+
+
 def propose(
     method: Method,
-    requests: Sequence[tuple[Sequence[Example], int]],
+    requests: Sequence[Request],
     pool: Sequence[Example],
     *,
+    labelled_tasks: Collection[str] = (),
     index_folder: Path | None = None,
     made_from: Mapping[str, str] | None = None,
     progress: str | None = None,
 ) -> list[Sequence[Candidates]]:
-    """Answer several requests (queries, k) over one pool, which is embedded once.
+    """Answer several requests over one pool, which is embedded once.
 
-    `dense` keeps the embedded pool in `index_folder` if it is given, sealed by `made_from`.
+    The answers of `labelled_tasks` are labels. `dense` keeps the embedded pool in `index_folder` if
+    it is given, sealed by `made_from`.
     """
     if method.name == "zero_shot":
-        return [
-            [Candidates(query.example_id, (), ()) for query in queries] for queries, _ in requests
-        ]
+        return [[Candidates(query.example_id, (), ()) for query in one.queries] for one in requests]
     if method.name == "random":
         return [
-            baselines.random_candidates(queries, pool, k=k, seed=method.seed)
-            for queries, k in requests
+            baselines.random_candidates(one.queries, pool, k=one.k, seed=method.seed)
+            for one in requests
         ]
+    ranked: list[Proposals] = []
     if method.name == "bm25":
-        return [
-            bm25.bm25_candidates(
-                queries,
-                pool,
-                k=k,
-                scope=method.scope,
-                progress=progress,
-                **method.bm25_options,
+        for one in requests:
+            ranked.append(
+                bm25.bm25_candidates(
+                    one.queries,
+                    pool,
+                    k=one.num_candidates,
+                    scope=method.scope,
+                    progress=progress,
+                    **method.bm25_options,
+                )
             )
-            for queries, k in requests
-        ]
+        return _chosen(requests, ranked, pool, labelled_tasks, progress)
     from exemplar.retrieval import dense  # here alone: torch takes seconds, which bm25 can spare
     from exemplar.retrieval.encoder import Encoder
     from exemplar.retrieval.pool_index import PoolIndex
@@ -99,9 +118,9 @@ def propose(
     if method.name == "kmeans":
         return [
             baselines.kmeans_candidates(
-                queries, pool, of_pool, k=k, seed=method.seed, progress=progress
+                one.queries, pool, of_pool, k=one.k, seed=method.seed, progress=progress
             )
-            for queries, k in requests
+            for one in requests
         ]
     index = PoolIndex.build(
         pool,
@@ -112,11 +131,40 @@ def propose(
     )
     if index_folder is not None:
         index.save(index_folder, made_from=made_from)
-    return [
-        dense.dense_candidates(
-            queries, index, of_queries, k=k, scope=method.scope, progress=progress
+    for one in requests:
+        ranked.append(
+            dense.dense_candidates(
+                one.queries,
+                index,
+                of_queries,
+                k=one.num_candidates,
+                scope=method.scope,
+                progress=progress,
+            )
         )
-        for queries, k in requests
+    return _chosen(requests, ranked, pool, labelled_tasks, progress)
+
+
+def _chosen(
+    requests: Sequence[Request],
+    ranked: Sequence[Proposals],
+    pool: Sequence[Example],
+    labelled_tasks: Collection[str],
+    progress: str | None,
+) -> list[Sequence[Candidates]]:
+    """Return what each request's rules choose of its candidates."""
+    return [
+        demonstrations(
+            proposed,
+            pool,
+            one.rules,
+            num_shots=one.k,
+            labelled_tasks=labelled_tasks,
+            progress=progress and f"{progress}: choosing",
+        )
+        if one.rules.active
+        else proposed
+        for one, proposed in zip(requests, ranked, strict=True)
     ]
 
 

@@ -47,8 +47,8 @@ class PoolIndex:
     """The embedded pool: searched within one task or as a whole.
 
     `pool` is grouped by task (a task's examples lie together, in the order given), so that a
-    task's search reads its own stretch of the matrix and nothing else. The matrix is in memory, or
-    mapped from its file; the examples stay where they are.
+    task's search reads its own stretch of `vectors` (P, D) and nothing else. They are
+    in memory, or mapped from their file; the examples stay where they are.
     """
 
     def __init__(self, pool: Sequence[Example], embeddings_PD: NDArray[np.float32]):
@@ -66,7 +66,7 @@ class PoolIndex:
     def _set(self, pool: Sequence[Example], index: Any, device: str = "cpu") -> None:
         self.pool = pool
         self.device = device
-        self._index, self._matrix_PD = index, _matrix(index)
+        self._index, self.vectors = index, _matrix(index)
         self._spans: dict[str, tuple[int, int]] = {}
         self._approximate: dict[str, nearest.Approximate] = {}
         start = 0
@@ -104,7 +104,7 @@ class PoolIndex:
         built._set(pool, index, str(getattr(encoder, "device", "cpu")))
         for task, (first, last) in built._spans.items():
             if approximate_above is not None and last - first > approximate_above:
-                rows_ND = built._matrix_PD[first:last]
+                rows_ND = built.vectors[first:last]
                 built._approximate[task] = nearest.Approximate.build(rows_ND, probes=probes)
         return built
 
@@ -198,7 +198,7 @@ class PoolIndex:
         while pending:
             fetch = min(fetch, stop - start)
             values_QF, places_QF = nearest.exact(
-                embeddings_QD[pending], self._matrix_PD[start:stop], fetch, self.device
+                embeddings_QD[pending], self.vectors[start:stop], fetch, self.device
             )
             ranked = nearest.ranked(values_QF, places_QF + start, [hidden[row] for row in pending])
             undecided = []
@@ -220,7 +220,7 @@ class PoolIndex:
         start, stop = self._spans[task]
         most = max((len(places) for places in hidden), default=0)
         values_QF, places_QF = self._approximate[task].search(
-            embeddings_QD, self._matrix_PD[start:stop], min(k + most, stop - start)
+            embeddings_QD, self.vectors[start:stop], min(k + most, stop - start)
         )
         ranked = nearest.ranked(values_QF, places_QF + start, hidden)
         return [(places[:k], values[:k]) for places, values in ranked]
