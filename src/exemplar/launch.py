@@ -44,7 +44,9 @@ def join() -> Iterator[Ranks]:
     """Join the processes that torchrun started with this one, each with a GPU of its own if any.
 
     Without torchrun there is one process. Collectives run through NCCL between GPUs and through
-    gloo between CPUs. Raises `ConfigError` where there are more processes than GPUs.
+    gloo between CPUs. Inside another `join` the group is that one's: a process cannot join twice in
+    a row, for the second group would find the addresses that the first one left behind. Raises
+    `ConfigError` where there are more processes than GPUs.
     """
     import torch
     from torch import distributed
@@ -53,6 +55,9 @@ def join() -> Iterator[Ranks]:
 
     if rank() is None:
         yield ALONE
+        return
+    if distributed.is_initialized():
+        yield Ranks(distributed.get_rank(), distributed.get_world_size())
         return
     backend = "gloo"
     if torch.cuda.is_available():

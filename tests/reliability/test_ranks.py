@@ -117,11 +117,11 @@ def interrupt_and_go_on(profile, layout, folder, ranks):
 
 def main(params, root, out):
     """What one rank does, in a folder of its own, as on a machine of its own."""
-    with pytest.raises(SystemExit) as ended:  # what `python -m exemplar` does
-        cli.main(["--params", params, "--root", root, "kd-training", "--round", "1"])
-    assert not ended.value.code
     profile, layout = load_params(Path(params)).active, Layout(Path(root))
     with launch.join() as ranks:
+        with pytest.raises(SystemExit) as ended:  # what `python -m exemplar` does
+            cli.main(["--params", params, "--root", root, "kd-training", "--round", "1"])
+        assert not ended.value.code
         folder = Path(out) / str(ranks.rank)
         folder.mkdir(parents=True)
         for model in MODELS:
@@ -166,7 +166,7 @@ def both(workspace, write_params, tmp_path_factory, run_cli):
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     ended = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=200, check=False
+        command, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
     ended.at = time.time()
     assert (folder / "two/1/end.txt").exists(), ended.stderr
