@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from exemplar import steps
+from exemplar import launch, steps
 from exemplar.data.io import fingerprint, write_json
 from exemplar.data.shares import Shard
 from exemplar.kubeflow.arguments import baseline_of, profile_of
@@ -68,7 +68,11 @@ def run(
         target += f"-shard-{shard.replace('/', '-of-')}"
     arguments |= {name: Path(item.path) for name, item in outputs.items()}
     start = time.perf_counter()
-    counts = dict(getattr(steps, step)(profile_of(settings), **arguments))
+    processes = None if step in launch.STEPS else 1  # None: one a GPU of the pod
+    function = getattr(steps, step)
+    counts = dict(
+        launch.torchrun(function, profile_of(settings), processes=processes, **arguments)
+    )
     counts["seconds"] = round(time.perf_counter() - start, 2)
     costs = costs_of(given.values()) | {
         f"{target}/{step}": {"step": step, "target": target, **counts}
