@@ -70,9 +70,7 @@ def run(
     start = time.perf_counter()
     processes = None if step in launch.STEPS else 1  # None: one a GPU of the pod
     function = getattr(steps, step)
-    counts = dict(
-        launch.torchrun(function, profile_of(settings), processes=processes, **arguments)
-    )
+    counts = dict(launch.torchrun(function, profile_of(settings), processes=processes, **arguments))
     counts["seconds"] = round(time.perf_counter() - start, 2)
     costs = costs_of(given.values()) | {
         f"{target}/{step}": {"step": step, "target": target, **counts}
