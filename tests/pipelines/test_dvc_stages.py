@@ -143,7 +143,11 @@ def test_every_command_is_one_of_the_command_line(stages):
         assert command == step.removeprefix("baseline_").replace("_", "-")
         context = commands[command].make_context(command, list(options))  # raises on a wrong option
         if target:
-            given = {key: value for key, value in context.params.items() if value is not None}
+            given = {
+                key: value
+                for key, value in context.params.items()
+                if context.get_parameter_source(key).name == "COMMANDLINE"
+            }
             expected = target if step.startswith("baseline_") else int(target.removeprefix("r"))
             assert list(given.values()) == [expected]
 
