@@ -97,7 +97,7 @@ def environment(seed: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("name", "plan"),
     [
-        ("iteration", {"rounds": 3}),
+        ("iteration", {"rounds": 1}),
         ("iteration", {"rounds": 2, "shards": 3, "early_stop": True}),
         ("round", {"shards": 2, "retriever": "models:/exemplar-retriever@champion"}),
         ("round", {"number": 4}),

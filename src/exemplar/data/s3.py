@@ -99,8 +99,9 @@ def _client(address: str) -> Any:
             "the source 's3' needs boto3, which is not installed here. "
             "Install it with `pip install 'exemplar[s3]'`."
         ) from error
-    settings = Config(retries={"max_attempts": _TRIES, "mode": "standard"})
-    return _errors(address, lambda: boto3.client("s3", config=settings))
+    settings = Config(retries={"mode": "standard"})  # and AWS_MAX_ATTEMPTS, three unless set
+    session = boto3.session.Session()  # boto3's own one keeps the first credentials that it meets
+    return _errors(address, lambda: session.client("s3", config=settings))
 
 
 def _list(client: Any, bucket: str, prefix: str) -> Iterator[_Object]:
