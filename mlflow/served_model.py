@@ -9,9 +9,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
-from exemplar import serving
-from exemplar.bundle import DEFAULT_K
 from exemplar.errors import ExemplarError
+from exemplar.serving import DEFAULT_K, Retriever, answer
 
 # MLflow asks for type hints on `predict` when the class is made, whatever the filters say. With
 # hints it would replace the signature that the model is stored with.
@@ -25,13 +24,13 @@ with warnings.catch_warnings(record=True):
 
         def load_context(self, context):
             """Load the encoder and the embedded pool, once."""
-            self.retriever = serving.Retriever.load(context.artifacts["bundle"])
+            self.retriever = Retriever.load(context.artifacts["bundle"])
 
         def predict(self, context, model_input, params=None):
             """Answer a table of queries; one that cannot be answered is the client's error."""
             given = {"k": DEFAULT_K, "format": "text", **(params or {})}
             try:
-                return serving.answer(
+                return answer(
                     self.retriever, model_input, k=int(given["k"]), format=given["format"]
                 )
             except ExemplarError as error:

@@ -18,15 +18,17 @@ QUERY = "The kettle came with a cracked lid."
 
 def pipeline() -> str:
     """Log, register, promote; return the version."""
-    from exemplar import aliases, registry, tracking
     from exemplar.data.io import write_json, write_records
     from exemplar.models import resolve
     from exemplar.records import Example, Outcome
+    from exemplar.registry import aliases, versions
     from exemplar.retrieval.encoder import Encoder
     from exemplar.tasks import sample
+    from exemplar.tracking import runs
+    from exemplar.tracking.store import open_store
 
-    store = tracking.open_store(Path.cwd(), "exemplar")
-    run = tracking.log_run(
+    store = open_store(Path.cwd(), "exemplar")
+    run = runs.log_run(
         store, name="r1", kind="round", round=1, params={"seed": 1}, metrics={"eval/average": 70.4}
     )
     pool = [example for example in sample.generate(1)["pool"] if example.task == "support_desk"]
@@ -37,7 +39,7 @@ def pipeline() -> str:
         write_records(folder / "pool.parquet", Example, pool[:64], made_from={})
         write_records(folder / "outcomes.parquet", Outcome, [first], made_from={"test": "check"})
         write_json(folder / "metrics.json", {"average": {"value": 70.4}})
-        version = registry.register(
+        version = versions.register(
             store,
             NAME,
             run_id=run,
@@ -57,12 +59,13 @@ def serving() -> str:
     """Load and ask the champion; try what this user may not do."""
     from mlflow.exceptions import MlflowException
 
-    from exemplar import registry, tracking
+    from exemplar.registry import versions
     from exemplar.serving import Retriever
+    from exemplar.tracking.store import open_store
 
-    store = tracking.open_store(Path.cwd(), create=False)
+    store = open_store(Path.cwd(), create=False)
     selection = Retriever.load(f"models:/{NAME}@champion", store=store).select(QUERY, k=4)
-    champion = registry.champion(store, NAME)
+    champion = versions.champion(store, NAME)
     assert champion is not None
     assert [outcome.score for outcome in champion.outcomes] == [100.0]
     try:

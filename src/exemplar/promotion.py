@@ -10,14 +10,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from exemplar import aliases, registry, run_facts, tracking, version_story
+from exemplar import run_facts
 from exemplar.config import Params, Profile
 from exemplar.data.dataset import Dataset, read_dataset
 from exemplar.data.io import fingerprint, read_json, read_records
 from exemplar.evaluation.gate import decide
 from exemplar.layout import Layout
 from exemplar.records import Example, Outcome
+from exemplar.registry import aliases, story, versions
 from exemplar.settings import Baseline, Trained
+from exemplar.tracking import runs
+from exemplar.tracking.store import Store, open_store
 
 
 def promote_round(params: Params, layout: Layout, number: int) -> dict[str, Any]:
@@ -32,7 +35,7 @@ def promote_round(params: Params, layout: Layout, number: int) -> dict[str, Any]
         _require_same_data(evaluation, dataset)  # before anything is logged
     index = folder / "index" / "pool.parquet"
     dataset.read(index, Example, retriever=folder / "retriever")
-    store = tracking.open_store(layout.root, settings.experiment)
+    store = open_store(layout.root, settings.experiment)
     log_baselines(store, dataset, profile, evaluations, data=layout.data)
     run_id = log_round(store, dataset, profile, folder, data=layout.data, number=number)
     return register_and_decide(
@@ -48,14 +51,14 @@ def promote_round(params: Params, layout: Layout, number: int) -> dict[str, Any]
 
 def attach(params: Params, layout: Layout, files: Sequence[Path]) -> None:
     """Keep files, such as the report, with the run of every round."""
-    store = tracking.open_store(layout.root, params.active.promotion.experiment)
+    store = open_store(layout.root, params.active.promotion.experiment)
     for item in params.rounds.values():
         run_id = read_json(layout.round(item.number) / "promotion.json")["run_id"]
-        tracking.add_artifacts(store, run_id, files)
+        runs.add_artifacts(store, run_id, files)
 
 
 def log_baselines(
-    store: tracking.Store,
+    store: Store,
     dataset: Dataset,
     profile: Profile,
     baselines: Mapping[str, tuple[Baseline | Trained, Path]],
@@ -66,7 +69,7 @@ def log_baselines(
     training = run_facts.flat("kd_training.", profile.kd_training.model_dump())
     for place, (name, (settings, folder)) in enumerate(baselines.items()):
         trained = training if isinstance(settings, Trained) else {}
-        tracking.log_run(
+        runs.log_run(
             store,
             name=f"baseline-{name}",
             kind="baseline",
@@ -88,7 +91,7 @@ def log_baselines(
 
 
 def log_round(
-    store: tracking.Store,
+    store: Store,
     dataset: Dataset,
     profile: Profile,
     folder: Path,
@@ -111,7 +114,7 @@ def log_round(
             if isinstance(value, int | float) and not isinstance(value, bool)
         }
     evaluation = folder / "evaluation"
-    return tracking.log_run(
+    return runs.log_run(
         store,
         name=f"round-{number}",
         kind="round",
@@ -134,7 +137,7 @@ def log_round(
 
 
 def register_and_decide(
-    store: tracking.Store,
+    store: Store,
     profile: Profile,
     folder: Path,
     *,
@@ -155,7 +158,7 @@ def register_and_decide(
         "test": fingerprint(data / "test.parquet"),
         "pool": fingerprint(data / "pool.parquet"),
     }
-    version = registry.register(
+    version = versions.register(
         store,
         name,
         run_id=run_id,
@@ -170,7 +173,7 @@ def register_and_decide(
     )
     result: dict[str, Any] = {"version": version, "run_id": run_id}
     while True:
-        champion = registry.champion(store, name)
+        champion = versions.champion(store, name)
         if champion is not None and champion.record.version == version:
             return result | _stored_decision(store, name, version)
         if champion is None:
@@ -192,23 +195,23 @@ def register_and_decide(
             num_resamples=settings.num_resamples,
         )
         report = {"against": against, **decision.to_dict()}
-        version_story.store_gate_report(store, name, version, report, decision.markdown())
+        story.store_gate_report(store, name, version, report, decision.markdown())
         compared = "" if champion is None else champion.record.version
         if not decision.promoted or aliases.promote(store, name, version, instead_of=compared):
             return result | report
         # Another process moved the champion meanwhile: the decision was about one that is gone.
 
 
-def _stored_decision(store: tracking.Store, name: str, version: str) -> dict[str, Any]:
+def _stored_decision(store: Store, name: str, version: str) -> dict[str, Any]:
     """The version is champion already: repeat what the gate said when it became so."""
-    stored = version_story.read_gate_report(store, name, version)
+    stored = story.read_gate_report(store, name, version)
     headline = f"Version {version} is the champion already."
     given = {"promoted": True, "headline": headline, "reasons": [headline], "tasks": []}
     return stored or {"against": "itself", **given}
 
 
 def _refuse(
-    store: tracking.Store,
+    store: Store,
     name: str,
     version: str,
     champion: str,
@@ -227,7 +230,7 @@ def _refuse(
         "reasons": [reason],
         "tasks": [],
     }
-    version_story.store_gate_report(store, name, version, report, f"# Not promoted\n\n- {reason}\n")
+    story.store_gate_report(store, name, version, report, f"# Not promoted\n\n- {reason}\n")
     return report
 
 

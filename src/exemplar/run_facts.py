@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from exemplar import tracking
 from exemplar.config import Profile
 from exemplar.data.dataset import Dataset
+from exemplar.tracking import runs
 
 # Runs in MLflow's charts; by itself it gives several runs one colour.
 ROUNDS = ("#0c6b66", "#3f9c8f", "#17784a", "#2f6f9f", "#5b4b9a")
@@ -78,11 +78,11 @@ def curves(
     return list(series.items())
 
 
-def datasets(dataset: Dataset, data: Path) -> list[tracking.Dataset]:
+def datasets(dataset: Dataset, data: Path) -> list[runs.Dataset]:
     """Return the three files of a data folder with what each served for."""
     digests = dataset.manifest["sha256"]
     contexts = {"pool": "retrieval", "train": "training", "test": "evaluation"}
     return [
-        tracking.Dataset(name, data.resolve() / f"{name}.parquet", digests[name], context)
+        runs.Dataset(name, data.resolve() / f"{name}.parquet", digests[name], context)
         for name, context in contexts.items()
     ]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from exemplar.config import Params
     from exemplar.evaluation.decision import Decision
-    from exemplar.tracking import Store
+    from exemplar.tracking.store import Store
 
 
 def methods(params: Params, layout: Layout) -> dict[str, Path]:
@@ -158,9 +158,9 @@ def print_registry(store: Store, name: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from exemplar import registry
+    from exemplar.registry import versions
 
-    rows = [record.row() for record in registry.list_versions(store, name)]
+    rows = [record.row() for record in versions.list_versions(store, name)]
     if not rows:
         raise RegistryError(
             f"No model {name!r} is registered at {store.place}. Run the promotion step first "

@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 import pytest
 
-from exemplar import tracking
-from exemplar.registry import list_versions
+from exemplar.registry.versions import list_versions
+from exemplar.tracking.store import open_store
 
 CHARTS = "document.querySelectorAll('.js-plotly-plot .main-svg').length"
 
@@ -56,7 +56,7 @@ def answers(url):
 
 @pytest.fixture(scope="module")
 def store(workspace):
-    return tracking.open_store(workspace.root, "tiny", create=False)
+    return open_store(workspace.root, "tiny", create=False)
 
 
 @pytest.mark.slow

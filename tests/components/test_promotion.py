@@ -7,22 +7,23 @@ from statistics import fmean
 
 import pytest
 
-from exemplar import registry, tracking
-from exemplar.aliases import aliases_of
 from exemplar.config import load_params
 from exemplar.data.io import fingerprint, made_from, read_records, write_records
 from exemplar.errors import DataError, RegistryError
 from exemplar.layout import Layout
 from exemplar.records import Outcome
+from exemplar.registry.aliases import aliases_of
+from exemplar.registry.versions import list_versions
 from exemplar.retrieval.pool_index import PoolIndex
 from exemplar.steps import download_data, promotion
+from exemplar.tracking.store import open_store
 
 NAME = "tiny-retriever"
 
 
 @pytest.fixture(scope="module")
 def store(workspace):
-    return tracking.open_store(workspace.root, "tiny", create=False)
+    return open_store(workspace.root, "tiny", create=False)
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_promotion_json_tells_the_gates_decision_on_the_frozen_outcomes(workspac
 
 def test_every_round_is_a_version_with_its_data_and_gate_result(workspace, store):
     """A version whose origin is unknown can neither be audited nor rolled back to."""
-    versions = {record.version: record for record in registry.list_versions(store, NAME)}
+    versions = {record.version: record for record in list_versions(store, NAME)}
     assert {v.round for v in versions.values()} == {1, 2}
     manifest = json.loads((workspace.layout.data / "manifest.json").read_text())
     for number in (1, 2):
@@ -124,11 +125,11 @@ def test_rounds_and_baselines_are_runs_with_the_same_metric_names(workspace, sto
 def test_promoting_again_adds_nothing(workspace, store):
     """A step that is repeated after a crash must not fill the registry with copies."""
     runs = {run.info.run_id for run in store.client.search_runs([store.experiment_id])}
-    versions = registry.list_versions(store, NAME)
+    versions = list_versions(store, NAME)
     before = json.loads((workspace.layout.round(2) / "promotion.json").read_text())
     promotion(workspace.params, layout=workspace.layout, number=2)
     assert {run.info.run_id for run in store.client.search_runs([store.experiment_id])} == runs
-    assert registry.list_versions(store, NAME) == versions
+    assert list_versions(store, NAME) == versions
     assert json.loads((workspace.layout.round(2) / "promotion.json").read_text()) == before
 
 
@@ -140,7 +141,7 @@ def test_better_rounds_become_champion_and_rollback_returns(copy, run_cli):
     give(layout.round(2), 100.0)
     first = promotion(params, layout=layout, number=1)
     assert (first["promoted"], first["against"]) == (True, "baseline bm25")
-    store = tracking.open_store(layout.root, "other", create=False)
+    store = open_store(layout.root, "other", create=False)
     assert aliases_of(store, "other") == {"champion": first["version"]}
     assert promotion(params, layout=layout, number=1) == first
     second = promotion(params, layout=layout, number=2)
@@ -224,9 +225,9 @@ def test_the_component_decides_the_same_and_hands_the_run_on(
 ):
     """The next round and the report see of a round only what promotion keeps."""
     data, folder = workspace.layout.data, workspace.layout.round(2)
-    versions = registry.list_versions(store, NAME)
+    versions = list_versions(store, NAME)
     made = component("promotion", number=2, data=data, earlier=run_so_far, **made_in(folder))
-    assert registry.list_versions(store, NAME) == versions  # found again, not registered twice
+    assert list_versions(store, NAME) == versions  # found again, not registered twice
     before = json.loads((folder / "promotion.json").read_text())
     assert made["Output"] is before["promoted"]
     assert json.loads((made["run"] / "rounds/r2/promotion.json").read_text()) == before
@@ -259,7 +260,7 @@ def test_people_promote_by_hand_what_the_gate_let_through_and_else_only_on_purpo
     assert refused.code == 2
     assert "has not passed the gate. Not promoted. The mean over" in refused.err
     assert f"exemplar promote {second} --anyway" in refused.err
-    store = tracking.open_store(layout.root, "other", create=False)
+    store = open_store(layout.root, "other", create=False)
     assert aliases_of(store, "other") == {"champion": first, "challenger": second}
     assert run_cli(*options, "promote", second, "--anyway").code == 0
     assert aliases_of(store, "other") == {"champion": second, "previous": first}

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from exemplar import tracking
+from exemplar.tracking.store import open_store
 
 METHODS = ["zero_shot", "random", "kmeans", "bm25", "untrained", "r1", "r2"]
 
@@ -86,7 +86,7 @@ def test_the_plot_is_a_picture_that_names_every_method(workspace):
 
 def test_the_page_is_kept_with_every_round_in_mlflow(workspace):
     """Someone who looks at a run must find the report without knowing the machine."""
-    store = tracking.open_store(workspace.root, "tiny", create=False)
+    store = open_store(workspace.root, "tiny", create=False)
     for number in (1, 2):
         run_id = json.loads((workspace.layout.round(number) / "promotion.json").read_text())[
             "run_id"

@@ -19,7 +19,7 @@ RUN = """
 import json, sys
 from pathlib import Path
 sys.executable = sys.argv[1]
-from exemplar.cli_pipeline import show
+from exemplar.cli.pipeline import show
 from exemplar.errors import PipelineError
 from exemplar.kubeflow.local import run_here
 from exemplar.kubeflow.package import read_package
@@ -170,9 +170,9 @@ def all_costs(made: Path) -> list[Path]:
 
 def check_mlflow(root: Path) -> None:
     """The pipeline's own run is closed with its state; rounds and baseline stand beside it."""
-    from exemplar import tracking
+    from exemplar.tracking.store import open_store
 
-    store = tracking.open_store(f"sqlite:///{root / 'mlflow.db'}", "pipelines", create=False)
+    store = open_store(f"sqlite:///{root / 'mlflow.db'}", "pipelines", create=False)
     runs = {run.info.run_name: run for run in store.client.search_runs([store.experiment_id])}
     assert set(runs) == {"exemplar-iteration", "round-1", "baseline-bm25"}
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
@@ -183,7 +183,7 @@ def test_a_step_that_fails_ends_the_run_and_closes_its_mlflow_run(
     run_cli, monkeypatch, package, cluster
 ):
     """A run that stays open in MLflow looks as if it still went on, weeks later."""
-    from exemplar import tracking
+    from exemplar.tracking.store import open_store
 
     setting = ("--set", "reward_training.min_accuracy=0.99", "--set", "promotion.experiment=bad")
     done = submit(run_cli, monkeypatch, package, cluster, *setting, "--watch")
@@ -191,7 +191,7 @@ def test_a_step_that_fails_ends_the_run_and_closes_its_mlflow_run(
     assert "ended as FAILED" in done.err
     assert "reward-training" in done.err
     uri = f"sqlite:///{cluster.root / 'mlflow.db'}"
-    store = tracking.open_store(uri, "bad", create=False)
+    store = open_store(uri, "bad", create=False)
     (run,) = store.client.search_runs([store.experiment_id])
     assert run.info.status == "FAILED"
     assert run.data.tags["exemplar.pipeline_state"] == "FAILED"

@@ -16,8 +16,9 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
 
-from exemplar import aliases, tracking
 from exemplar.data.dataset import read_dataset
+from exemplar.registry import aliases
+from exemplar.tracking.store import open_store
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def registered(workspace, tmp_path_factory):
     """A copy of the workspace's registry, whose aliases may move; the files stay where they are."""
     root = tmp_path_factory.mktemp("registry")
     shutil.copy2(workspace.root / "mlflow.db", root)
-    store = tracking.open_store(root, create=False)
+    store = open_store(root, create=False)
     name = workspace.params.active.promotion.registered_model
     aliases.promote(store, name, "1")
     texts = [item.query for item in read_dataset(workspace.root / "data").test][:20]
@@ -83,9 +84,9 @@ def test_mlflow_s_server_gives_the_same_answers(registered, server):
     from mlflow.pyfunc import load_model
     from mlflow.pyfunc.scoring_server import init
 
-    from exemplar import registry
+    from exemplar.registry import versions
 
-    folder = registry.fetch(registered.store, f"models:/{registered.name}/1", registered.root)
+    folder = versions.fetch(registered.store, f"models:/{registered.name}/1", registered.root)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow's own, about type hints and versions
         scoring = TestClient(init(load_model(str(folder))))

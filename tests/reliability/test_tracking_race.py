@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from exemplar import tracking
-from exemplar.aliases import aliases_of
+from exemplar.registry.aliases import aliases_of
+from exemplar.tracking.store import open_store
 
 LOG = """
 import sys
@@ -56,7 +56,7 @@ def together(script, *each):
 def test_processes_that_start_together_share_one_new_store_and_lose_nothing(uri, tmp_path):
     """MLflow's own start-up lets all but one die of a column that exists already."""
     together(LOG, *([uri, f"process-{number}"] for number in range(3)))
-    store = tracking.open_store(uri, "exemplar", create=False)
+    store = open_store(uri, "exemplar", create=False)
     runs = store.client.search_runs([store.experiment_id])
     names = {f"process-{process}/{number}" for process in range(3) for number in range(3)}
     assert {run.info.run_name for run in runs} == names
@@ -72,7 +72,7 @@ def test_processes_that_start_together_share_one_new_store_and_lose_nothing(uri,
 @pytest.mark.slow
 def test_two_promotions_at_once_leave_no_torn_aliases(uri):
     """`previous` would name a version that was never champion, and rollback would lead there."""
-    store = tracking.open_store(uri)
+    store = open_store(uri)
     store.client.create_registered_model("m")
     for _ in range(8):
         store.client.create_model_version("m", source="file:///nowhere")

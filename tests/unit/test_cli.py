@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from exemplar import __version__
-from exemplar.cli import _short
+from exemplar.cli.steps import _short
 from exemplar.data.io import read_records
 from exemplar.records import Outcome
 

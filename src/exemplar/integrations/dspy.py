@@ -13,10 +13,8 @@ import types
 import dspy
 from dspy.teleprompt import Teleprompter
 
-from exemplar.bundle import DEFAULT_K
 from exemplar.errors import ConfigError
-from exemplar.selection import Filters
-from exemplar.serving import Retriever
+from exemplar.serving import DEFAULT_K, Filters, Retriever
 
 
 class ExemplarFewShot(Teleprompter):  # type: ignore[misc]

@@ -15,10 +15,8 @@ from __future__ import annotations
 
 from langchain_core.example_selectors import BaseExampleSelector
 
-from exemplar.bundle import DEFAULT_K
 from exemplar.errors import ConfigError
-from exemplar.selection import Filters
-from exemplar.serving import Retriever
+from exemplar.serving import DEFAULT_K, Filters, Retriever
 
 
 class ExemplarSelector(BaseExampleSelector):  # type: ignore[misc]

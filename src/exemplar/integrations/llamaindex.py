@@ -11,9 +11,7 @@ from __future__ import annotations
 from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
-from exemplar.bundle import DEFAULT_K
-from exemplar.selection import Filters
-from exemplar.serving import Retriever
+from exemplar.serving import DEFAULT_K, Filters, Retriever
 
 
 class ExemplarRetriever(BaseRetriever):  # type: ignore[misc]

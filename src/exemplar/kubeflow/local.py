@@ -20,7 +20,7 @@ from exemplar.data.io import read_json
 from exemplar.errors import PipelineError
 from exemplar.kubeflow.package import Package
 from exemplar.layout import Layout
-from exemplar.tracking import store_uri
+from exemplar.tracking.store import store_uri
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _POLL_SECONDS = 0.2

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from exemplar import tracking
 from exemplar.errors import RegistryError
 from exemplar.kubeflow.arguments import profile_of
+from exemplar.tracking.store import Store, explained, open_store
 
 PIPELINE_RUN = "exemplar.pipeline_run"
 """Tag of the MLflow run: the id of the pipeline's run."""
@@ -37,7 +37,7 @@ def open_run(*, settings: Mapping[str, Any], name: str, pipeline_run: str) -> st
     if (found := _find(store, pipeline_run)) is not None:
         return found
     tags = {"exemplar.kind": "pipeline", PIPELINE_RUN: pipeline_run}
-    with tracking.explained(f"opening the run of {name!r} in {store.uri}"):
+    with explained(f"opening the run of {name!r} in {store.uri}"):
         run = store.client.create_run(store.experiment_id, run_name=name, tags=tags)
         return str(run.info.run_id)
 
@@ -51,20 +51,20 @@ def close_run(*, settings: Mapping[str, Any], pipeline_run: str, state: str, err
     run_id = _find(store, pipeline_run)
     if run_id is None:
         return
-    with tracking.explained(f"closing run {run_id} in {store.uri}"):
+    with explained(f"closing run {run_id} in {store.uri}"):
         store.client.set_tag(run_id, "exemplar.pipeline_state", state)
         if error:
             store.client.set_tag(run_id, "exemplar.pipeline_error", error)
         store.client.set_terminated(run_id, _STATES.get(state, "FAILED"))
 
 
-def _store(settings: Mapping[str, Any]) -> tracking.Store:
+def _store(settings: Mapping[str, Any]) -> Store:
     require_address()
-    return tracking.open_store(Path.cwd(), profile_of(settings).promotion.experiment)
+    return open_store(Path.cwd(), profile_of(settings).promotion.experiment)
 
 
-def _find(store: tracking.Store, pipeline_run: str) -> str | None:
-    with tracking.explained(f"searching the runs of {store.uri}"):
+def _find(store: Store, pipeline_run: str) -> str | None:
+    with explained(f"searching the runs of {store.uri}"):
         found = store.client.search_runs(
             [store.experiment_id], f"tags.`{PIPELINE_RUN}` = '{pipeline_run}'"
         )

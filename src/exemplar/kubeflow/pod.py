@@ -119,10 +119,11 @@ def search(
     with tempfile.TemporaryDirectory(prefix="exemplar-") as temporary:
         arguments: dict[str, Any] = {}
         if registered:
-            from exemplar import registry, tracking
+            from exemplar.registry import versions
+            from exemplar.tracking.store import open_store
 
-            store = tracking.open_store(Path.cwd(), create=False)
-            model = registry.fetch(store, registered, Path(temporary))
+            store = open_store(Path.cwd(), create=False)
+            model = versions.fetch(store, registered, Path(temporary))
             arguments["method"] = model / "artifacts" / "bundle" / "encoder"
         elif method:
             arguments["method"] = baseline_of(method)

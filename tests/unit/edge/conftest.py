@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from exemplar import tracking
 from exemplar.data.io import write_json, write_records
 from exemplar.records import Example, Outcome
+from exemplar.tracking.store import open_store
 
 ENTRY_SCRIPT = Path(__file__).parents[3] / "mlflow" / "served_model.py"
 WORDS = ["sun", "rain", "snow", "wind", "cat", "dog", "cow", "hen", "red", "blue", "is", "it", "a"]
@@ -37,7 +37,7 @@ class DyingClient:
 @pytest.fixture(scope="session")
 def store(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mlflow")
-    return tracking.open_store(f"sqlite:///{folder / 'mlflow.db'}", "exemplar")
+    return open_store(f"sqlite:///{folder / 'mlflow.db'}", "exemplar")
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,10 @@ import itertools
 import pytest
 import yaml
 
-from exemplar import aliases
 from exemplar.config import Promotion
 from exemplar.errors import RegistryError
-from exemplar.registry_lock import held
+from exemplar.registry import aliases
+from exemplar.registry.lock import held
 
 _numbers = itertools.count()
 

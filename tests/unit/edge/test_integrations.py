@@ -5,11 +5,11 @@ import asyncio
 import numpy as np
 import pytest
 
-from exemplar.bundle import write_bundle
 from exemplar.errors import ConfigError
+from exemplar.registry.bundle import write_bundle
 from exemplar.retrieval.encoder import Encoder
-from exemplar.selection import Filters
 from exemplar.serving import Retriever
+from exemplar.serving.query import Filters
 
 QUERY = "is it red"
 

@@ -7,25 +7,26 @@ from types import SimpleNamespace
 
 import pytest
 
-from exemplar import aliases, registry, tracking, version_story
 from exemplar.data.io import read_records
 from exemplar.errors import ModelError, RegistryError
 from exemplar.records import Outcome
+from exemplar.registry import aliases, story, versions
 from exemplar.serving import Retriever
+from exemplar.tracking import runs
 
 NAME = "exemplar-retriever"
 
 
 @pytest.fixture(scope="module")
 def run_id(store):
-    return tracking.log_run(
+    return runs.log_run(
         store,
         name="round-1",
         kind="round",
         round=1,
         params={"round": 1, "lm.ref": "lm", "kd_training.init": "encoder"},
         metrics={"eval/average": 60.0, "eval_low/average": 50.0, "eval_high/average": 70.0},
-        datasets=[tracking.Dataset("tickets", Path("t.parquet"), "0123456789abcdef", "test")],
+        datasets=[runs.Dataset("tickets", Path("t.parquet"), "0123456789abcdef", "test")],
     )
 
 
@@ -46,10 +47,10 @@ def round_one(files, run_id, entry_script):
 @pytest.fixture(scope="module")
 def registered(store, round_one, tmp_path_factory):
     """Version 1, registered and promoted, and the folder that it downloads to."""
-    version = registry.register(store, NAME, **round_one)
+    version = versions.register(store, NAME, **round_one)
     before = aliases.aliases_of(store, NAME)
     aliases.promote(store, NAME, version)
-    folder = registry.fetch(store, f"models:/{NAME}@champion", tmp_path_factory.mktemp("fetched"))
+    folder = versions.fetch(store, f"models:/{NAME}@champion", tmp_path_factory.mktemp("fetched"))
     return SimpleNamespace(version=version, aliases=before, folder=folder)
 
 
@@ -60,7 +61,7 @@ def test_a_new_version_is_challenger(registered):
 
 def test_registering_the_same_files_again_gives_the_same_version(store, round_one, registered):
     """A repeated promotion step would register copies, and demote the champion to challenger."""
-    assert registry.register(store, NAME, **round_one) == registered.version
+    assert versions.register(store, NAME, **round_one) == registered.version
     assert aliases.aliases_of(store, NAME) == {"champion": registered.version}
 
 
@@ -85,7 +86,7 @@ def test_the_requirements_name_released_packages_and_not_the_project(registered)
 
 def test_the_champion_comes_with_its_outcomes_and_fingerprints(store, files, registered):
     """The gate would compare with figures measured on other data."""
-    champion = registry.champion(store, NAME)
+    champion = versions.champion(store, NAME)
     assert champion.outcomes == read_records(files.outcomes, Outcome)
     assert champion.record.version == registered.version
     assert champion.record.fingerprints == {"test": "t" * 64, "pool": "p" * 64}
@@ -94,8 +95,8 @@ def test_the_champion_comes_with_its_outcomes_and_fingerprints(store, files, reg
 
 def test_without_a_champion_there_is_none(store):
     """The first promotion has nothing to compare with, and must not fail for that."""
-    assert registry.champion(store, "nobody") is None
-    assert registry.list_versions(store, "nobody") == []
+    assert versions.champion(store, "nobody") is None
+    assert versions.list_versions(store, "nobody") == []
 
 
 def test_the_model_answers_as_the_retriever_does(registered):
@@ -134,8 +135,8 @@ def test_a_pool_that_is_embedded_already_serves_the_same(
     """Embedding a large pool twice costs a machine for hours."""
     index = registered.folder / "artifacts" / "bundle" / "index"
     changed = {**round_one, "pool": index, "outcomes": files.better}
-    version = registry.register(store, "embedded", **changed)
-    folder = registry.fetch(store, f"models:/embedded/{version}", tmp_path)
+    version = versions.register(store, "embedded", **changed)
+    folder = versions.fetch(store, f"models:/embedded/{version}", tmp_path)
     expected = Retriever.load(registered.folder).select("it is red", k=5)
     assert Retriever.load(folder).select("it is red", k=5) == expected
 
@@ -144,19 +145,19 @@ def test_a_version_that_fails_to_upload_does_not_exist(store, round_one, files, 
     """An alias could come to point at half a model."""
     broken = {**round_one, "outcomes": files.better, "entry_script": tmp_path / "gone.py"}
     with pytest.raises(ModelError, match="entry script"):
-        registry.register(store, "half", **broken)
-    assert registry.list_versions(store, "half") == []
+        versions.register(store, "half", **broken)
+    assert versions.list_versions(store, "half") == []
 
 
 def test_the_gate_report_is_kept_whole_and_in_short(store, registered):
     """Nobody could say later why a version was promoted."""
-    assert version_story.read_gate_report(store, NAME, registered.version) is None
+    assert story.read_gate_report(store, NAME, registered.version) is None
     decision = {"promoted": True, "headline": "Promoted: up.", "interval": {"low": 0.1}, "alpha": 1}
-    version_story.store_gate_report(store, NAME, registered.version, decision, "# Promoted\n")
-    assert version_story.read_gate_report(store, NAME, registered.version) == decision
+    story.store_gate_report(store, NAME, registered.version, decision, "# Promoted\n")
+    assert story.read_gate_report(store, NAME, registered.version) == decision
     stored = store.client.get_model_version(NAME, registered.version)
-    story = version_story.describe(store, NAME, registered.version)
-    assert story == stored.description
+    told = story.describe(store, NAME, registered.version)
+    assert told == stored.description
     for part in (
         "Round 1",
         "Average 60.0",
@@ -164,10 +165,10 @@ def test_the_gate_report_is_kept_whole_and_in_short(store, registered):
         "from: `encoder`",
         "`report.html`",
     ):
-        assert part in story.partition("# Promoted")[0]
-    assert "tickets (test, 0123456789ab)" in story
+        assert part in told.partition("# Promoted")[0]
+    assert "tickets (test, 0123456789ab)" in told
     assert stored.tags["gate.headline"] == "Promoted: up."
-    (row,) = registry.list_versions(store, NAME)
+    (row,) = versions.list_versions(store, NAME)
     assert row.row() | {"created": ""} == {
         "version": "1",
         "aliases": "champion",
@@ -180,10 +181,10 @@ def test_the_gate_report_is_kept_whole_and_in_short(store, registered):
 
 def test_a_promotion_by_hand_is_written_into_the_story(store, registered):
     """Months later it would look as if the gate had let the version through."""
-    before = version_story.describe(store, NAME, registered.version)
-    version_story.note_promotion_by_hand(store, NAME, registered.version, at=0.0)
-    story = version_story.describe(store, NAME, registered.version)
-    assert story == f"{before}\nMade champion by hand on 1970-01-01 00:00 UTC.\n"
+    before = story.describe(store, NAME, registered.version)
+    story.note_promotion_by_hand(store, NAME, registered.version, at=0.0)
+    told = story.describe(store, NAME, registered.version)
+    assert told == f"{before}\nMade champion by hand on 1970-01-01 00:00 UTC.\n"
     stored = store.client.get_model_version(NAME, registered.version)
     assert stored.tags["exemplar.promoted_by_hand"] == "1970-01-01 00:00 UTC"
 

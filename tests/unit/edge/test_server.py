@@ -11,11 +11,11 @@ pytest.importorskip("fastapi", reason="the extra serve is not installed")
 from fastapi.testclient import TestClient
 
 from exemplar.errors import RegistryError
-from exemplar.selection import Query
-from exemplar.server.app import Limits, create_app
-from exemplar.server.batching import Batcher, OverloadError
-from exemplar.server.live import LiveModel, Loaded, Source
 from exemplar.serving import Retriever
+from exemplar.serving.query import Query
+from exemplar.serving.server.app import Limits, create_app
+from exemplar.serving.server.batching import Batcher, OverloadError
+from exemplar.serving.server.live import LiveModel, Loaded, Source
 
 LIMITS = Limits(max_k=6, max_queries=3, max_query_chars=40, max_body_bytes=2000)
 

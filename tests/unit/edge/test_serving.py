@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from exemplar import bundle, serving
 from exemplar.errors import ConfigError, ModelError, PromptError, TaskError
 from exemplar.records import Example
+from exemplar.registry import bundle
 from exemplar.retrieval.encoder import Encoder
 from exemplar.retrieval.pool_index import PoolIndex
-from exemplar.selection import Query
-from exemplar.serving import Retriever
+from exemplar.serving import Filters, Retriever, answer
+from exemplar.serving.query import Query
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +111,8 @@ def test_an_empty_query_is_refused(retriever, query):
 def test_a_row_without_task_searches_the_whole_pool(retriever, nothing):
     """Tables carry missing values in several forms."""
     frame = pd.DataFrame({"query": ["is it red"], "task": [nothing]}, dtype=object)
-    answered = serving.answer(retriever, frame, k=3)
-    plain = serving.answer(retriever, frame[["query"]], k=3)
+    answered = answer(retriever, frame, k=3)
+    plain = answer(retriever, frame[["query"]], k=3)
     pd.testing.assert_frame_equal(answered, plain)
     expected = retriever.select("is it red", k=3)
     assert answered["prompt"][0] == expected.prompt()
@@ -154,7 +154,7 @@ def test_filters_leave_the_nearest_of_what_they_allow(grouped, filters, kept):
     ranked = grouped.memory.select("is it red", k=90)
     expected = [item for item in ranked if kept(item.example)][:9]
     for retriever in (grouped.memory, grouped.stored):
-        found = retriever.select("is it red", k=9, filters=serving.Filters(**filters))
+        found = retriever.select("is it red", k=9, filters=Filters(**filters))
         assert [item.example for item in found] == [item.example for item in expected]
 
 
@@ -177,7 +177,7 @@ def test_a_least_similarity_shortens_the_list(retriever):
     """Demonstrations of another subject can mislead more than none."""
     found = retriever.select("is it red", k=9)
     least = found.demonstrations[4].similarity
-    shorter = retriever.select("is it red", k=9, filters=serving.Filters(min_similarity=least))
+    shorter = retriever.select("is it red", k=9, filters=Filters(min_similarity=least))
     expected = [item for item in found if item.similarity >= least]
     assert list(shorter) == expected
     assert len(expected) < 9
@@ -187,9 +187,9 @@ def test_queries_of_a_batch_keep_their_own_k_and_filters(retriever):
     """Concurrent users are answered in one batch."""
     queries = [
         Query("is it red", None, 3),
-        Query("is it red", None, 7, serving.Filters(exclude_ids=("weather-1",))),
-        Query("a cat", "animals", 2, serving.Filters(answers=("red",))),
-        Query("a cat", None, 5, serving.Filters(tasks=("animals",), answers=("red",))),
+        Query("is it red", None, 7, Filters(exclude_ids=("weather-1",))),
+        Query("a cat", "animals", 2, Filters(answers=("red",))),
+        Query("a cat", None, 5, Filters(tasks=("animals",), answers=("red",))),
     ]
     together = retriever.answer(queries)
     for query, selection in zip(queries, together, strict=True):
@@ -202,9 +202,9 @@ def test_queries_of_a_batch_keep_their_own_k_and_filters(retriever):
 def test_a_task_and_filters_of_tasks_exclude_each_other(retriever):
     """It would not be clear which of them holds."""
     with pytest.raises(ConfigError, match=r"Both task and filters\.tasks"):
-        retriever.select("a cat", task="animals", filters=serving.Filters(tasks=("weather",)))
+        retriever.select("a cat", task="animals", filters=Filters(tasks=("weather",)))
     with pytest.raises(TaskError, match="Unknown task 'sport'"):
-        retriever.select("a cat", filters=serving.Filters(tasks=("sport",)))
+        retriever.select("a cat", filters=Filters(tasks=("sport",)))
 
 
 def test_messages_are_turns_of_user_and_assistant(retriever):
@@ -230,7 +230,7 @@ def test_a_row_says_for_itself_what_it_wants(retriever):
             "format": ["chat", None],
         }
     )
-    first, second = serving.answer(retriever, frame, k=3).to_dict("records")
+    first, second = answer(retriever, frame, k=3).to_dict("records")
     assert first["messages"] == retriever.select("is it red", k=2).messages()
     weather = retriever.select("a cat", task="weather", k=3)
     assert second["prompt"] == weather.prompt()
@@ -242,4 +242,4 @@ def test_a_row_says_for_itself_what_it_wants(retriever):
     ):
         row = pd.DataFrame([{"query": "a cat", **wrong}])
         with pytest.raises(ConfigError, match=told):
-            serving.answer(retriever, row, k=3)
+            answer(retriever, row, k=3)

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from exemplar import tracking
 from exemplar.data.io import write_text
 from exemplar.errors import DataError, RegistryError
+from exemplar.tracking import runs
+from exemplar.tracking.store import open_store, store_uri
 
 
 def a_run(name, **changes):
@@ -28,8 +29,8 @@ def runs_named(store, name):
 
 def test_logging_the_same_twice_gives_one_run(store):
     """A repeated `dvc repro` would fill the comparison page with copies."""
-    first = tracking.log_run(store, **a_run("twice"), tags={"commit": "1"})
-    second = tracking.log_run(store, **a_run("twice"), tags={"commit": "2"})
+    first = runs.log_run(store, **a_run("twice"), tags={"commit": "1"})
+    second = runs.log_run(store, **a_run("twice"), tags={"commit": "2"})
     assert first == second
     assert len(runs_named(store, "twice")) == 1
 
@@ -41,24 +42,24 @@ def test_logging_the_same_twice_gives_one_run(store):
         {"params": {"round": 2}},
         {"curves": {}},
         {"round": 3},
-        {"datasets": [tracking.Dataset("pool", Path("pool.parquet"), "ab12", "training")]},
+        {"datasets": [runs.Dataset("pool", Path("pool.parquet"), "ab12", "training")]},
     ],
     ids=lambda change: next(iter(change)),
 )
 def test_a_changed_result_gives_a_new_run(store, change):
     """Old figures would stand for new ones."""
     name = f"changed-{next(iter(change))}"
-    first = tracking.log_run(store, **a_run(name))
-    assert tracking.log_run(store, **a_run(name, **change)) != first
+    first = runs.log_run(store, **a_run(name))
+    assert runs.log_run(store, **a_run(name, **change)) != first
 
 
 def test_changed_artifacts_give_a_new_run(store, tmp_path):
     """The outcomes beside a run would not be the ones that its figures come from."""
     path = tmp_path / "examples.md"
     write_text(path, "one")
-    first = tracking.log_run(store, **a_run("artifacts"), artifacts=[path])
+    first = runs.log_run(store, **a_run("artifacts"), artifacts=[path])
     write_text(path, "two")
-    assert tracking.log_run(store, **a_run("artifacts"), artifacts=[path]) != first
+    assert runs.log_run(store, **a_run("artifacts"), artifacts=[path]) != first
 
 
 def test_a_run_holds_what_was_logged(store, tmp_path):
@@ -66,7 +67,7 @@ def test_a_run_holds_what_was_logged(store, tmp_path):
     path = tmp_path / "examples.md"
     write_text(path, "one")
     digest = "f" * 64
-    identity = tracking.log_run(
+    identity = runs.log_run(
         store,
         **a_run("held", metrics={"eval/recall@10": 4}),
         datasets=[("pool", Path("data/pool.parquet"), digest, "training")],
@@ -91,12 +92,12 @@ def test_a_run_holds_what_was_logged(store, tmp_path):
     assert (used.dataset.name, used.dataset.digest) == ("pool", digest[:36])
     assert [tag.value for tag in used.tags] == ["training"]
     assert [item.path for item in store.client.list_artifacts(identity)] == ["examples.md"]
-    tracking.add_artifacts(store, identity, [tmp_path / "examples.md"])
+    runs.add_artifacts(store, identity, [tmp_path / "examples.md"])
 
 
 def test_more_figures_than_one_request_takes_are_all_logged(store):
     """MLflow refuses more than 1,000 metrics or 100 params at once."""
-    identity = tracking.log_run(
+    identity = runs.log_run(
         store,
         **a_run(
             "many",
@@ -115,55 +116,55 @@ def test_a_run_that_was_cut_short_does_not_count_as_logged(store, dying, writes)
     run = a_run(f"cut-{writes}")
     broken = dataclasses.replace(store, client=dying(store.client, writes))
     with pytest.raises(KeyboardInterrupt):
-        tracking.log_run(broken, **run)
-    identity = tracking.log_run(store, **run)
+        runs.log_run(broken, **run)
+    identity = runs.log_run(store, **run)
     states = {item.info.run_id: item.info.status for item in runs_named(store, run["name"])}
     assert states.pop(identity) == "FINISHED"
     assert set(states.values()) <= {"FAILED", "KILLED"}
-    assert tracking.log_run(store, **run) == identity
+    assert runs.log_run(store, **run) == identity
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_figure_that_is_not_finite_is_refused_and_leaves_no_run(store, value):
     """A diverged training would look like a gap in a chart."""
     with pytest.raises(DataError, match=r"'loss' is .* at step 3"):
-        tracking.log_run(store, **a_run("infinite", curves={"loss": [(3, value)]}))
+        runs.log_run(store, **a_run("infinite", curves={"loss": [(3, value)]}))
     assert not runs_named(store, "infinite")
 
 
 def test_the_environment_names_the_store_before_the_project_does(tmp_path):
     """A run on a cluster would log into a file in its own pod."""
     given = {"MLFLOW_TRACKING_URI": "http://mlflow:5000"}
-    assert tracking.store_uri(tmp_path, given) == "http://mlflow:5000"
-    assert tracking.store_uri(tmp_path, {}) == f"sqlite:///{tmp_path.resolve()}/mlflow.db"
+    assert store_uri(tmp_path, given) == "http://mlflow:5000"
+    assert store_uri(tmp_path, {}) == f"sqlite:///{tmp_path.resolve()}/mlflow.db"
 
 
 def test_looking_makes_nothing(tmp_path, store):
     """`exemplar select` in the wrong folder would leave a database there and find it empty."""
     with pytest.raises(RegistryError, match="no MLflow database at"):
-        tracking.open_store(f"sqlite:///{tmp_path / 'mlflow.db'}", "exemplar", create=False)
+        open_store(f"sqlite:///{tmp_path / 'mlflow.db'}", "exemplar", create=False)
     with pytest.raises(RegistryError, match="no experiment 'other'"):
-        tracking.open_store(store.uri, "other", create=False)
+        open_store(store.uri, "other", create=False)
     assert not list(tmp_path.iterdir())
 
 
 def test_opening_again_finds_the_same_experiment(store):
     """Each step would start an experiment of its own."""
-    assert tracking.open_store(store.uri, "exemplar").experiment_id == store.experiment_id
-    other = tracking.open_store(store.uri, "another")
+    assert open_store(store.uri, "exemplar").experiment_id == store.experiment_id
+    other = open_store(store.uri, "another")
     assert other.experiment_id != store.experiment_id
 
 
 def test_a_deleted_experiment_is_an_error_that_says_how_to_restore_it(store):
     """MLflow would refuse every run with a message about lifecycle stages."""
-    deleted = tracking.open_store(store.uri, "deleted")
+    deleted = open_store(store.uri, "deleted")
     store.client.delete_experiment(deleted.experiment_id)
     with pytest.raises(RegistryError, match="mlflow experiments restore"):
-        tracking.open_store(store.uri, "deleted")
+        open_store(store.uri, "deleted")
 
 
 @pytest.mark.parametrize("uri", ["nonsense://somewhere", "sqlite:////dev/null/mlflow.db"])
 def test_a_store_that_cannot_be_opened_is_one_clear_error(uri):
     """A traceback through the database layers says nothing about the address being wrong."""
     with pytest.raises(RegistryError, match="opening the MLflow store"):
-        tracking.open_store(uri, "exemplar")
+        open_store(uri, "exemplar")

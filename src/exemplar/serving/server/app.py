@@ -13,12 +13,12 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Discriminator, Field, Tag
 
 import exemplar
-from exemplar import wire
-from exemplar.server.batching import Batcher
-from exemplar.server.live import LiveModel, Loaded, watch
-from exemplar.server.logs import event
-from exemplar.server.middleware import AccessLog, BodyLimit
-from exemplar.server.problems import NotReadyError, Problem, add_handlers
+from exemplar.serving import wire
+from exemplar.serving.server.batching import Batcher
+from exemplar.serving.server.live import LiveModel, Loaded, watch
+from exemplar.serving.server.logs import event
+from exemplar.serving.server.middleware import AccessLog, BodyLimit
+from exemplar.serving.server.problems import NotReadyError, Problem, add_handlers
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 A version is complete before it exists: its files are uploaded first, and its tags come with it.
 Which version is in use, and how that changes, is in `aliases.py`; what each has to tell, its gate
-report among it, in `version_story.py`.
+report among it, in `story.py`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exemplar.aliases import CHAMPION, aliases_of, challenge, resolve
-from exemplar.bundle import OUTCOMES, save_pyfunc, write_bundle
 from exemplar.data.io import fingerprint, read_records
 from exemplar.records import Outcome
-from exemplar.tracking import FINGERPRINT, Store, digest_of, explained
-from exemplar.version_story import GATE, introduction
+from exemplar.registry.aliases import CHAMPION, aliases_of, challenge, resolve
+from exemplar.registry.bundle import OUTCOMES, save_pyfunc, write_bundle
+from exemplar.registry.story import GATE, introduction
+from exemplar.tracking.runs import FINGERPRINT, digest_of
+from exemplar.tracking.store import Store, explained
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion

@@ -1,37 +1,21 @@
-"""The command line: a command a step. Commands for a whole run are in `cli_use.py`.
+"""A command a step.
 
-Here and only here: options, exit codes, logging. A step's command opens params.yaml, calls the
-function of its name in `steps.py`, writes what it cost and prints one line.
+It opens params.yaml, calls the function of its name in `exemplar/steps.py`, writes what that cost
+and prints one line.
 """
 
 from __future__ import annotations
 
-import logging
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from exemplar.cli_compare import compare_app
-from exemplar.cli_pipeline import pipeline
-from exemplar.cli_registry import registry_app
-from exemplar.cli_serve import serve_app
-from exemplar.cli_tasks import tasks
-from exemplar.cli_use import use
-from exemplar.errors import ConfigError, ExemplarError
-from exemplar.layout import Layout, Workspace
+from exemplar.errors import ConfigError
+from exemplar.layout import Workspace
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    help="Learn which few-shot examples a language model learns most from, and serve them.",
-    epilog="Examples: exemplar run | exemplar summary | exemplar select 'Where is my parcel?' -k 4",
-)
-log = logging.getLogger(__name__)
+steps_app = typer.Typer()
 
 RoundOption = Annotated[int, typer.Option("--round", min=1, help="The round, 1-based.")]
 MaybeRound = Annotated[int | None, typer.Option("--round", min=1, help="The round, 1-based.")]
@@ -45,22 +29,6 @@ Processes = Annotated[
     ),
 ]
 MaybeBaseline = Annotated[str | None, typer.Option("--baseline", help="A baseline's name.")]
-
-
-@app.callback()
-def _open(
-    context: typer.Context,
-    params: Annotated[Path, typer.Option(help="The settings.")] = Path("params.yaml"),
-    root: Annotated[Path, typer.Option(help="Folder of all outputs.")] = Path(),
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
-) -> None:
-    level = logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(level=level, format="%(name)s: %(message)s", stream=sys.stderr)
-    for handler in logging.getLogger().handlers:
-        handler.setLevel(level)  # some libraries set their own loggers to DEBUG on import
-    for name in ("httpx", "httpx2"):  # a line for every request
-        logging.getLogger(name).setLevel(logging.WARNING)
-    context.obj = Workspace(params, Layout(root))
 
 
 def _run_step(context: typer.Context, step: str, target: str = "", **arguments: Any) -> None:
@@ -105,20 +73,20 @@ def _target(space: Workspace, number: int | None, baseline: str | None) -> Path:
     return space.layout.baseline(baseline)
 
 
-@app.command("download-data")
+@steps_app.command("download-data")
 def download_data(context: typer.Context) -> None:
     """Fetch examples, check them, and write data/ with its manifest."""
     _run_step(context, "download_data")
 
 
-@app.command("bm25-candidates")
+@steps_app.command("bm25-candidates")
 def bm25_candidates(context: typer.Context) -> None:
     """Propose round 1's candidates by BM25."""
     out = context.obj.layout.round(1) / "candidates.parquet"
     _run_step(context, "bm25_candidates", out=out)
 
 
-@app.command("llm-scoring")
+@steps_app.command("llm-scoring")
 def llm_scoring(
     context: typer.Context,
     number: RoundOption,
@@ -145,7 +113,7 @@ def llm_scoring(
     )
 
 
-@app.command("reward-training")
+@steps_app.command("reward-training")
 def reward_training(context: typer.Context, number: RoundOption, processes: Processes = 1) -> None:
     """Train the reward model on the LM's scores; stop if it does not learn to rank.
 
@@ -163,7 +131,7 @@ def reward_training(context: typer.Context, number: RoundOption, processes: Proc
     )
 
 
-@app.command("reward-scoring")
+@steps_app.command("reward-scoring")
 def reward_scoring(context: typer.Context, number: RoundOption) -> None:
     """Give every candidate a reward."""
     folder = context.obj.layout.round(number)
@@ -177,7 +145,7 @@ def reward_scoring(context: typer.Context, number: RoundOption) -> None:
     )
 
 
-@app.command("kd-training")
+@steps_app.command("kd-training")
 def kd_training(
     context: typer.Context,
     number: MaybeRound = None,
@@ -220,7 +188,7 @@ def _teacher(space: Workspace, name: str) -> dict[str, Any]:
     return {"rewards": files, "llm_scores": None}
 
 
-@app.command("search")
+@steps_app.command("search")
 def search(
     context: typer.Context, number: MaybeRound = None, baseline: MaybeBaseline = None
 ) -> None:
@@ -238,7 +206,7 @@ def search(
     _run_step(context, "search", folder.name, **paths)
 
 
-@app.command("evaluation")
+@steps_app.command("evaluation")
 def evaluation(
     context: typer.Context, number: MaybeRound = None, baseline: MaybeBaseline = None
 ) -> None:
@@ -253,7 +221,7 @@ def evaluation(
     )
 
 
-@app.command("promotion")
+@steps_app.command("promotion")
 def promotion(context: typer.Context, number: RoundOption) -> None:
     """Log the round to MLflow, register its retriever, and run the gate."""
     from exemplar import steps
@@ -264,7 +232,7 @@ def promotion(context: typer.Context, number: RoundOption) -> None:
     typer.echo(f"  {result['headline']}")
 
 
-@app.command("report")
+@steps_app.command("report")
 def report(context: typer.Context) -> None:
     """Write report.html, metrics and plots from all evaluations."""
     from exemplar import steps
@@ -272,20 +240,3 @@ def report(context: typer.Context) -> None:
     space: Workspace = context.obj
     figures = steps.report(space.params, layout=space.layout)
     typer.echo(f"{space.layout.report}: {figures['methods']} methods, {figures['kilobytes']} KiB")
-
-
-app.add_typer(compare_app)
-app.add_typer(serve_app)
-app.add_typer(pipeline, name="pipeline")
-app.add_typer(tasks, name="tasks")
-app.add_typer(registry_app)  # without a name: its commands stand beside the steps
-app.add_typer(use)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Entry point: a user's error is one message and exit code 2, never a traceback."""
-    try:
-        app(arguments)
-    except ExemplarError as error:
-        typer.secho(f"error: {error}", err=True, fg="red")
-        sys.exit(2)

@@ -123,10 +123,11 @@ def _method(
     if named:
         return Baseline(method=retriever)  # type: ignore[arg-type]
     if registered:
-        from exemplar import registry, tracking
+        from exemplar.registry import versions
+        from exemplar.tracking.store import open_store
 
-        store = tracking.open_store(space.layout.root, create=False)
-        return registry.fetch(store, retriever, temporary) / "artifacts" / "bundle" / "encoder"
+        store = open_store(space.layout.root, create=False)
+        return versions.fetch(store, retriever, temporary) / "artifacts" / "bundle" / "encoder"
     return Baseline(
         method="dense",
         encoder=retriever,

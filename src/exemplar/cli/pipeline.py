@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from exemplar.kubeflow.local import Finished
     from exemplar.kubeflow.package import Package
 
-pipeline = typer.Typer(
+pipeline_app = typer.Typer(
     no_args_is_help=True,
     help="Kubeflow Pipelines: compile, run here, submit to a cluster, watch.",
     epilog="Examples: exemplar pipeline compile --rounds 2 --shards 4 --hardware gpu-small | "
@@ -53,7 +53,7 @@ TimeoutOption = Annotated[
 ]
 
 
-@pipeline.command("compile")
+@pipeline_app.command("compile")
 def compile_(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="iteration or round.")] = "iteration",
@@ -125,7 +125,7 @@ def compile_(
     typer.echo(f"{out}: pipeline {name}, {size / 1024:.0f} KiB")
 
 
-@pipeline.command("run")
+@pipeline_app.command("run")
 def run(
     context: typer.Context,
     package: PackageArgument = DEFAULT_PACKAGE,
@@ -151,7 +151,7 @@ def run(
     show(done, arguments, root)
 
 
-@pipeline.command("submit")
+@pipeline_app.command("submit")
 def submit(
     context: typer.Context,
     endpoint: EndpointOption,
@@ -200,7 +200,7 @@ def submit(
         _follow(where, sent.run_id, 5.0)
 
 
-@pipeline.command("watch")
+@pipeline_app.command("watch")
 def watch(
     run_id: Annotated[str, typer.Argument(help="The run's id, as `submit` prints it.")],
     endpoint: EndpointOption,
@@ -217,7 +217,7 @@ def show(done: Finished, arguments: dict[str, Any], root: Path) -> None:
     """Print what a run here gave, and where it lies."""
     from exemplar.kubeflow.arguments import BASELINES, SECTIONS, params_of
     from exemplar.summary import print_results
-    from exemplar.tracking import store_uri
+    from exemplar.tracking.store import store_uri
 
     layout = Layout(done.run)
     sections = {name: arguments[name] for name in SECTIONS}

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from exemplar.cli_use import DEFAULT_MODEL, ModelOption
+from exemplar.cli.use import DEFAULT_MODEL, ModelOption
 from exemplar.errors import ConfigError
 
 serve_app = typer.Typer()
@@ -51,13 +51,13 @@ def serve(
         raise ConfigError(
             f"serve needs {' and '.join(missing)}; install it with `pip install 'exemplar[serve]'`."
         )
-    from exemplar import tracking
-    from exemplar.server.app import Limits
-    from exemplar.server.live import source_of
-    from exemplar.server.run import run
+    from exemplar.serving.server.app import Limits
+    from exemplar.serving.server.live import source_of
+    from exemplar.serving.server.run import run
+    from exemplar.tracking.store import open_store
 
     registered = model.startswith("models:/")
-    store = tracking.open_store(context.obj.layout.root, create=False) if registered else None
+    store = open_store(context.obj.layout.root, create=False) if registered else None
     run(
         source_of(model, store),
         host=host,

@@ -10,9 +10,9 @@ from typing import Any
 import uvicorn
 
 from exemplar.errors import ConfigError
-from exemplar.server import logs
-from exemplar.server.app import Limits, create_app
-from exemplar.server.live import LiveModel, Source
+from exemplar.serving.server import logs
+from exemplar.serving.server.app import Limits, create_app
+from exemplar.serving.server.live import LiveModel, Source
 
 log = logging.getLogger(__name__)
 

@@ -1,9 +1,7 @@
 """Runs in MLflow: one for each round and each baseline, under the same metric names.
 
-The store is an SQLite file beside the project unless MLFLOW_TRACKING_URI says otherwise
-(`tracking_store.py`); models and their aliases are in `registry.py`. Only `MlflowClient` is used,
-never MLflow's process-wide state, so a process may hold several stores. MLflow is imported inside
-functions: it takes a second.
+Only `MlflowClient` is used, never MLflow's process-wide state, so a process may hold several
+stores. MLflow is imported inside functions: it takes a second.
 """
 
 from __future__ import annotations
@@ -19,15 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from exemplar.data.io import fingerprint
 from exemplar.errors import DataError
-from exemplar.tracking_store import Store, explained, open_store, store_uri
+from exemplar.tracking.store import Store, explained
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
-
-__all__ = [
-    "FINGERPRINT", "Dataset", "Store", "add_artifacts", "clean_name", "digest_of", "explained",
-    "log_run", "open_store", "store_uri",
-]  # fmt: skip
 
 FINGERPRINT = "exemplar.fingerprint"
 """Tag of a run or model version: the digest of what it holds. Logging that again finds it."""

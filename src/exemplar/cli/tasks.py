@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from exemplar.data.sources import Source
     from exemplar.tasks.spec import TaskSpec
 
-tasks = typer.Typer(
+tasks_app = typer.Typer(
     help="The tasks: list them, or show examples of one.",
     epilog="Examples: exemplar tasks | exemplar tasks show support_desk | "
     "exemplar tasks show sst2 --path FOLDER --wording 1",
@@ -23,7 +23,7 @@ PathOption = Annotated[
 ]
 
 
-@tasks.callback(invoke_without_command=True)
+@tasks_app.callback(invoke_without_command=True)
 def table(context: typer.Context, path: PathOption = None) -> None:
     """List the tasks of the catalogue, and those of your own that a folder brings along."""
     if context.invoked_subcommand is None:
@@ -33,7 +33,7 @@ def table(context: typer.Context, path: PathOption = None) -> None:
         _print_table(load_catalog(sources.own_tasks("local", path)).values())
 
 
-@tasks.command("show")
+@tasks_app.command("show")
 def show(
     task: Annotated[str, typer.Argument(help="The task's name.")],
     path: PathOption = None,

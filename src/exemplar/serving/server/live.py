@@ -17,11 +17,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exemplar.server.logs import event
+from exemplar.serving.server.logs import event
 
 if TYPE_CHECKING:
     from exemplar.serving import Retriever
-    from exemplar.tracking import Store
+    from exemplar.tracking.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ def source_of(reference: str, store: Store | None) -> Source:
     if store is None:
         name = Path(reference).resolve().name
         return Source(name, None, lambda: None, lambda _: Retriever.load(reference))
-    from exemplar import aliases
+    from exemplar.registry import aliases
 
     registry = store
     name, alias, _ = aliases.parse(reference)

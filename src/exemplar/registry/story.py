@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exemplar.aliases import resolve
 from exemplar.data.io import read_json
-from exemplar.tracking import Store, clean_name, explained
+from exemplar.registry.aliases import resolve
+from exemplar.tracking.runs import clean_name
+from exemplar.tracking.store import Store, explained
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -6,7 +6,7 @@
 
 A move of aliases is first written down as a tag of the registered model, then carried out in one
 order, `champion` last. Killed anywhere, it leaves `champion` on a whole version, the old one or
-the new, and the next move finishes it first. Moves happen one at a time (`registry_lock.py`).
+the new, and the next move finishes it first. Moves happen one at a time (`lock.py`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from exemplar.errors import RegistryError
-from exemplar.registry_lock import LEASE_S, Lock, held
-from exemplar.tracking import Store, explained
+from exemplar.registry.lock import LEASE_S, Lock, held
+from exemplar.tracking.store import Store, explained
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import RegisteredModel

@@ -16,8 +16,8 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from exemplar.errors import ConfigError, ExemplarError, TaskError
-from exemplar.server.batching import OverloadError
-from exemplar.wire import faults_of
+from exemplar.serving.server.batching import OverloadError
+from exemplar.serving.wire import faults_of
 
 
 class Problem(BaseModel):

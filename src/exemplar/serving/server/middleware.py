@@ -7,8 +7,8 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from exemplar.server.logs import event
-from exemplar.server.problems import problem
+from exemplar.serving.server.logs import event
+from exemplar.serving.server.problems import problem
 
 log = logging.getLogger(__name__)
 

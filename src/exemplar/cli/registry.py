@@ -10,7 +10,7 @@ from exemplar.errors import RegistryError
 
 if TYPE_CHECKING:
     from exemplar.layout import Workspace
-    from exemplar.tracking import Store
+    from exemplar.tracking.store import Store
 
 registry_app = typer.Typer()
 
@@ -23,13 +23,14 @@ def registry(
     ] = None,
 ) -> None:
     """List the registered versions, their aliases and gate results, or show one of them."""
-    from exemplar import summary, version_story
+    from exemplar import summary
+    from exemplar.registry import story
 
     store, name = _open(context)
     if version is None:
         summary.print_registry(store, name)
         return
-    typer.echo(version_story.describe(store, name, version).rstrip())
+    typer.echo(story.describe(store, name, version).rstrip())
 
 
 @registry_app.command(
@@ -47,12 +48,12 @@ def promote(
     The gate does this by itself (`exemplar promotion`). By hand it takes a version that the gate
     has let through, or --anyway; the version keeps a note of it.
     """
-    from exemplar import aliases, registry, version_story
+    from exemplar.registry import aliases, story, versions
 
     store, name = _open(context)
-    verdict = registry.record(store, name, version).gate
+    verdict = versions.record(store, name, version).gate
     if verdict != "promoted" and not anyway:
-        found = version_story.read_gate_report(store, name, version) or {}
+        found = story.read_gate_report(store, name, version) or {}
         said = found.get("headline", "The gate has not judged it.")
         raise RegistryError(
             f"Version {version} of {name!r} has not passed the gate. {said} `exemplar registry "
@@ -60,14 +61,14 @@ def promote(
             "the same."
         )
     aliases.promote(store, name, version)
-    version_story.note_promotion_by_hand(store, name, version)
+    story.note_promotion_by_hand(store, name, version)
     typer.echo(f"{name}: champion is version {version} now.")
 
 
 @registry_app.command("rollback", epilog="Example: exemplar rollback")
 def rollback(context: typer.Context) -> None:
     """Make the previous champion champion again."""
-    from exemplar import aliases
+    from exemplar.registry import aliases
 
     store, name = _open(context)
     version = aliases.rollback(store, name)
@@ -76,9 +77,9 @@ def rollback(context: typer.Context) -> None:
 
 def _open(context: typer.Context) -> tuple[Store, str]:
     """Return the store that exists, and the name of the model in the settings."""
-    from exemplar import tracking
+    from exemplar.tracking.store import open_store
 
     space: Workspace = context.obj
     settings = space.params.active.promotion
-    store = tracking.open_store(space.layout.root, settings.experiment, create=False)
+    store = open_store(space.layout.root, settings.experiment, create=False)
     return store, settings.registered_model

@@ -10,7 +10,7 @@ import typer
 from exemplar.errors import ConfigError
 from exemplar.layout import Workspace
 
-use = typer.Typer()
+use_app = typer.Typer()
 
 ModelOption = Annotated[
     str, typer.Option("--model", help="models:/name@alias, or a folder of the served model.")
@@ -18,7 +18,7 @@ ModelOption = Annotated[
 DEFAULT_MODEL = "models:/exemplar-retriever@champion"
 
 
-@use.command("run")
+@use_app.command("run")
 def run(
     context: typer.Context,
     profile: Annotated[str | None, typer.Option(help="demo, cpu or paper.")] = None,
@@ -67,7 +67,7 @@ def run(
         summary(context)
 
 
-@use.command("summary")
+@use_app.command("summary")
 def summary(context: typer.Context) -> None:
     """Print the table of all methods, and where everything is."""
     from exemplar.summary import print_summary
@@ -76,7 +76,7 @@ def summary(context: typer.Context) -> None:
     print_summary(space.params, space.layout)
 
 
-@use.command("export")
+@use_app.command("export")
 def export(
     context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder for the files.")],
@@ -91,7 +91,7 @@ def export(
         typer.echo(f"{out / name}.jsonl.gz: {rows:,} rows")
 
 
-@use.command("select")
+@use_app.command("select")
 def select(
     context: typer.Context,
     query: Annotated[str, typer.Argument(help="The input to be answered.")],
@@ -101,11 +101,11 @@ def select(
     prompt: Annotated[bool, typer.Option("--prompt", help="Print the assembled prompt.")] = False,
 ) -> None:
     """Choose demonstrations for a query with the promoted retriever."""
-    from exemplar import tracking
     from exemplar.serving import Retriever
+    from exemplar.tracking.store import open_store
 
     registered = model.startswith("models:/")
-    store = tracking.open_store(context.obj.layout.root, create=False) if registered else None
+    store = open_store(context.obj.layout.root, create=False) if registered else None
     selection = Retriever.load(model, store=store).select(query, task=task, k=k)
     if prompt:
         typer.echo(selection.prompt(), nl=False)

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from exemplar.bundle import DEFAULT_K
 from exemplar.errors import ConfigError
-from exemplar.selection import Filters, Query, Selection
+from exemplar.registry.bundle import DEFAULT_K
+from exemplar.serving.query import Filters, Query, Selection
 
 Format = Literal["text", "chat", "both"]
 _MOST_VALUES = 1000  # of one filter

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from exemplar.selection import Query, Selection
-from exemplar.server.live import Loaded
+from exemplar.serving.query import Query, Selection
+from exemplar.serving.server.live import Loaded
 
 
 class OverloadError(Exception):

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from exemplar.errors import RegistryError
-from exemplar.tracking import explained
+from exemplar.tracking.store import explained
 
 if TYPE_CHECKING:
-    from exemplar.tracking import Store
+    from exemplar.tracking.store import Store
 
 LEASE_S = 30.0
 """A move takes a second or two; a holder seen for longer than this is taken for dead."""

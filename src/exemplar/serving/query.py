@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from exemplar import prompts
-from exemplar.bundle import DEFAULT_K
 from exemplar.records import Example
+from exemplar.registry.bundle import DEFAULT_K
 
 
 @dataclass(frozen=True, slots=True)

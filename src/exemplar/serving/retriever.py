@@ -1,8 +1,8 @@
 """A retriever in use: a query in, demonstrations and the assembled prompt out.
 
-The same `Retriever` answers in a Python process, behind `exemplar serve` (server/), behind `mlflow
-models serve` (through mlflow/served_model.py) and on the command line. What it is loaded from:
-`bundle.py`.
+The same `Retriever` answers in a Python process, behind `exemplar serve` (`server/`), behind
+`mlflow models serve` (through mlflow/served_model.py) and on the command line. What it is loaded
+from: `registry/bundle.py`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exemplar.bundle import DEFAULT_K
 from exemplar.data.stored import StoredExamples, where
 from exemplar.errors import ConfigError, ModelError, TaskError
+from exemplar.registry.bundle import DEFAULT_K
 from exemplar.retrieval.ranking import normalise
-from exemplar.selection import Demonstration, Filters, Query, Selection
+from exemplar.serving.query import Demonstration, Filters, Query, Selection
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from exemplar.retrieval.encoder import Encoder
     from exemplar.retrieval.pool_index import Hit, PoolIndex
-    from exemplar.tracking import Store
+    from exemplar.tracking.store import Store
 
 _NO_FILTERS = Filters()
 _MASKS = 16  # masks of recent filters that are kept, a byte an example each
@@ -57,12 +57,13 @@ class Retriever:
         alias and `ModelError` for a folder that is none of these.
         """
         if str(reference).startswith("models:/"):
-            from exemplar import registry, tracking
+            from exemplar.registry import versions
+            from exemplar.tracking.store import open_store
 
             if store is None:
-                store = tracking.open_store(Path.cwd(), create=False)
+                store = open_store(Path.cwd(), create=False)
             with tempfile.TemporaryDirectory(prefix="exemplar-") as temporary:
-                return cls.load(registry.fetch(store, str(reference), Path(temporary)))
+                return cls.load(versions.fetch(store, str(reference), Path(temporary)))
         folder = Path(reference)
         if (folder / "MLmodel").is_file():
             folder = folder / "artifacts" / "bundle"
@@ -226,7 +227,7 @@ def answer(
     """
     import pandas as pd
 
-    from exemplar import wire
+    from exemplar.serving import wire
 
     requests = [wire.from_row(row, k=k, format=format) for row in frame.to_dict("records")]
     selections = retriever.answer([wire.query_of(request) for request in requests])
