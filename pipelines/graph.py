@@ -42,11 +42,13 @@ class Graph:
     def task(
         self, component: Callable[..., Any], *, light: bool = False, **inputs: Channel
     ) -> dsl.PipelineTask:
-        """Make one task, with its settings and its pod."""
-        asked = component.component_spec.inputs
+        """Make one task, with its settings and its pod, or pods."""
+        asked, step = component.component_spec.inputs, component.name.replace("-", "_")
         own = {name: self._settings[name] for name in (*SECTIONS, BASELINES) if name in asked}
+        if nodes := self._plan.placement.nodes(step):
+            own["nodes"] = nodes.text()
         made = component(**own, **inputs)
-        self._plan.placement.place(made, component.name.replace("-", "_"), light=light)
+        self._plan.placement.place(made, step, light=light or nodes is not None)
         return made
 
     def closing(self) -> dsl.PipelineTask:

@@ -14,6 +14,7 @@ def kd_training(
     earlier: dsl.Input[dsl.Artifact],
     retriever: dsl.Output[dsl.Model],
     figures: dsl.Output[dsl.Metrics],
+    nodes: str = "",
 ):
     """Distil the rewards of all rounds so far into a retriever.
 
@@ -29,6 +30,7 @@ def kd_training(
         earlier: The run's folder, which holds the rewards of earlier rounds.
         retriever: A sentence-transformers folder with training.json.
         figures: How well it follows the rewards on held-out queries, and seconds.
+        nodes: Pods that train together, as JSON from the cluster's settings; empty: this pod alone.
     """
     from exemplar.kubeflow import pod
 
@@ -40,4 +42,5 @@ def kd_training(
         outputs={"out": retriever},
         figures=figures,
         number=number,
+        nodes=nodes,
     )

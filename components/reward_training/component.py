@@ -12,6 +12,7 @@ def reward_training(
     llm_scores: dsl.Input[dsl.Dataset],
     reward_model: dsl.Output[dsl.Model],
     figures: dsl.Output[dsl.Metrics],
+    nodes: str = "",
 ):
     """Train the reward model on the LM's scores; fail if it does not learn to rank.
 
@@ -25,6 +26,7 @@ def reward_training(
         llm_scores: The LM's scores of this round.
         reward_model: A cross-encoder's folder with training.json.
         figures: How well it ranks held-out queries, and seconds.
+        nodes: Pods that train together, as JSON from the cluster's settings; empty: this pod alone.
     """
     from exemplar.kubeflow import pod
 
@@ -36,4 +38,5 @@ def reward_training(
         figures=figures,
         target=f"r{number}",
         number=number,
+        nodes=nodes,
     )

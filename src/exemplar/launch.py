@@ -105,7 +105,7 @@ def torchrun(
         monitor_interval=0.1,
     )
     try:
-        return elastic_launch(config, _call)(function, arguments, named)[0]
+        return elastic_launch(config, call_or_exit)(function, arguments, named)[0]
     except ChildFailedError as error:
         first, failure = error.get_first_failure()
         if failure.exitcode != 2:
@@ -116,7 +116,9 @@ def torchrun(
         ) from None
 
 
-def _call(function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+def call_or_exit(
+    function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]
+) -> Any:
     """Call the function; a user's error is one message and exit code 2, as in `cli.main`."""
     try:
         return function(*arguments, **named)

@@ -14,8 +14,10 @@ import yaml
 from exemplar.config import load_params
 from exemplar.errors import ConfigError
 from exemplar.kubeflow import arguments
-from exemplar.kubeflow.cluster import Placement, load_cluster
+from exemplar.kubeflow.cluster import load_cluster
 from exemplar.kubeflow.compiling import compile_pipeline
+from exemplar.kubeflow.nodes import Nodes
+from exemplar.kubeflow.placement import Placement
 from exemplar.kubeflow.plan import Plan
 from exemplar.layout import STEPS
 
@@ -54,6 +56,10 @@ def outline(spec: dict) -> dict:
             )
             graph.setdefault(name, {})[task] = {key: body[key] for key in kept if key in body}
     return graph
+
+
+def part_tasks(component: dict) -> list[dict]:
+    return list(component.get("dag", {}).get("tasks", {}).values())
 
 
 def steps_of(spec: dict) -> dict[str, str]:
@@ -100,13 +106,27 @@ def environment(seed: str) -> dict[str, str]:
         ("iteration", {"rounds": 1}),
         ("iteration", {"rounds": 2, "shards": 3, "early_stop": True}),
         ("round", {"shards": 2, "retriever": "models:/exemplar-retriever@champion"}),
-        ("round", {"number": 4}),
+        ("round", {"number": 4, "hardware": "gpu-nodes"}),
     ],
 )
 def test_a_compiled_pipeline_is_whole_and_valid(tmp_path, check_whole, name, plan):
     """KFP finds a misspelt field or a dangling name only once the run has come that far."""
     spec, platform = compiled(tmp_path / "out.yaml", name, **plan)
     check_whole(spec, platform)
+    tasks = [task for part in spec["components"].values() for task in part_tasks(part)]
+    several = {
+        task["componentRef"]["name"]: Nodes.parse(given["runtimeValue"]["constant"])
+        for task in tasks
+        if (given := task.get("inputs", {}).get("parameters", {}).get("nodes"))
+    }
+    if plan.get("hardware") != "gpu-nodes":
+        assert not several  # one pod each, and nothing of Kubeflow Trainer
+        return
+    assert set(several) == {"comp-reward-training", "comp-kd-training"}
+    assert {nodes.count for nodes in several.values()} == {2}
+    executors = spec["deploymentSpec"]["executors"]
+    for step, on_gpu in (("reward-training", False), ("llm-scoring", True)):
+        assert ("accelerator" in executors[f"exec-{step}"]["container"]["resources"]) == on_gpu
 
 
 def test_a_step_gets_the_settings_that_its_stage_watches(iteration, project):

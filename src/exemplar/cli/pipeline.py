@@ -92,7 +92,8 @@ def compile_(
     """
     from exemplar import __version__
     from exemplar.kubeflow import arguments, compiling
-    from exemplar.kubeflow.cluster import Placement, load_cluster
+    from exemplar.kubeflow.cluster import load_cluster
+    from exemplar.kubeflow.placement import Placement
     from exemplar.kubeflow.plan import Plan
 
     if name not in compiling.PIPELINES:

@@ -1,18 +1,15 @@
-"""What each step's pod gets on a cluster: read from one file, applied to the tasks here alone."""
+"""What each step's pod gets on a cluster: the values of infra/kubernetes/profile.yaml, checked."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, ValidationError, model_validator
 
 from exemplar.config import explain
 from exemplar.errors import ConfigError
 from exemplar.settings import Count, Positive, Section
-
-if TYPE_CHECKING:
-    from kfp import dsl
 
 LIGHT = "light"
 """The hardware of steps without a model."""
@@ -41,8 +38,20 @@ class Toleration(Section):
     value: str | None = None
 
 
+class Together(Section):
+    """Several machines that train one model together, as a TrainJob of Kubeflow Trainer.
+
+    `hardware`: the name of what each of them is; `runtime`: the TrainingRuntime, or
+    ClusterTrainingRuntime, that they are made from.
+    """
+
+    count: Annotated[int, Field(ge=2)]
+    hardware: str
+    runtime: str = "torch-distributed"
+
+
 class Hardware(Section):
-    """One kind of machine."""
+    """One kind of machine. `trainings`: where trainings run instead, if not on one of these."""
 
     cpu: Amount
     memory: Amount
@@ -51,6 +60,7 @@ class Hardware(Section):
     node_selector: dict[str, str] = Field(default_factory=dict)
     tolerations: list[Toleration] = Field(default_factory=list)
     image_suffix: str = ""
+    trainings: Together | None = None
 
 
 class Step(Section):
@@ -101,6 +111,10 @@ class Cluster(Section):
     def _names_are_known(self) -> Cluster:
         if LIGHT not in self.hardware:
             raise ValueError(f"hardware has no {LIGHT!r}, for the steps without a model")
+        for name, hardware in self.hardware.items():
+            each = hardware.trainings and hardware.trainings.hardware
+            if each is not None and each not in self.hardware:
+                raise ValueError(f"hardware.{name}.trainings: {each!r} is not among the hardware")
         for name, step in self.steps.items():
             for secret in step.secrets:
                 if secret not in self.secrets:
@@ -122,77 +136,3 @@ def load_cluster(path: Path) -> Cluster:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     except ValidationError as error:
         raise ConfigError(f"{path}:\n{explain(error, Cluster)}") from None
-
-
-class Placement:
-    """Sets the image and the pod of every task that a pipeline makes."""
-
-    def __init__(self, cluster: Cluster, *, image: str, hardware: str):
-        if hardware not in cluster.hardware:
-            known = ", ".join(cluster.hardware)
-            raise ConfigError(f"--hardware {hardware!r} is unknown; expected one of {known}.")
-        self._cluster, self._image, self._hardware = cluster, image, hardware
-
-    def place(self, task: dsl.PipelineTask, step: str, *, light: bool = False) -> None:
-        """Give a task what its step gets. `light`: it only puts together what others made."""
-        if step not in self._cluster.steps:
-            raise ConfigError(f"the cluster's settings have no step {step!r} (steps.{step}).")
-        own = self._cluster.steps[step]
-        name = self._hardware if own.model and not light else LIGHT
-        hardware = self._cluster.hardware[name]
-        task.set_container_image(self._image + hardware.image_suffix)
-        _resources(task, hardware)
-        if own.retries:
-            backoff = self._cluster.backoff
-            task.set_retry(
-                num_retries=own.retries,
-                backoff_duration=f"{backoff.seconds}s",
-                backoff_factor=backoff.factor,
-                backoff_max_duration=f"{backoff.most_seconds}s",
-            )
-        self._pod(task, step, own)
-
-    def _pod(self, task: Any, step: str, own: Step) -> None:
-        from kfp import kubernetes
-
-        cluster = self._cluster
-        kubernetes.set_timeout(task, own.timeout_hours * 3600)
-        kubernetes.set_image_pull_policy(task, cluster.image_pull_policy)
-        if cluster.image_pull_secrets:
-            kubernetes.set_image_pull_secrets(task, cluster.image_pull_secrets)
-        kubernetes.mount_pvc(task, pvc_name=cluster.cache.claim, mount_path=cluster.cache.path)
-        kubernetes.set_security_context(
-            task,
-            run_as_user=cluster.security.user,
-            run_as_group=cluster.security.group,
-            run_as_non_root=True,
-        )
-        for secret in own.secrets:
-            for key in cluster.secrets[secret]:
-                kubernetes.use_secret_as_env(task, secret, {key: key}, optional=True)
-        for key, value in {**cluster.labels, "app.kubernetes.io/component": step}.items():
-            kubernetes.add_pod_label(task, key, value)
-
-
-def _resources(task: Any, hardware: Hardware) -> None:
-    from kfp import kubernetes
-
-    task.set_cpu_request(hardware.cpu.request).set_cpu_limit(hardware.cpu.limit)
-    task.set_memory_request(hardware.memory.request).set_memory_limit(hardware.memory.limit)
-    if hardware.accelerator:
-        task.set_accelerator_type(hardware.accelerator.type)
-        task.set_accelerator_limit(hardware.accelerator.count)
-    if hardware.shared_memory:
-        kubernetes.empty_dir_mount(
-            task,
-            volume_name="shared-memory",
-            mount_path="/dev/shm",
-            medium="Memory",
-            size_limit=hardware.shared_memory,
-        )
-    for label, value in hardware.node_selector.items():
-        kubernetes.add_node_selector(task, label, value)
-    for item in hardware.tolerations:
-        kubernetes.add_toleration(
-            task, key=item.key, operator=item.operator, value=item.value, effect=item.effect
-        )

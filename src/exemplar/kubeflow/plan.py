@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from exemplar.errors import ConfigError
-from exemplar.kubeflow.cluster import Placement
+from exemplar.kubeflow.placement import Placement
 
 
 @dataclass(frozen=True)

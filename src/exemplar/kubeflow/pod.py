@@ -18,6 +18,7 @@ from exemplar import launch, steps
 from exemplar.data.io import fingerprint, write_json
 from exemplar.data.shares import Shard
 from exemplar.kubeflow.arguments import baseline_of, profile_of
+from exemplar.kubeflow.nodes import Nodes
 from exemplar.layout import Layout
 from exemplar.models import cache_folder
 from exemplar.seeding import derive_seed
@@ -52,12 +53,14 @@ def run(
     figures: Metrics,
     target: str = "",
     shard: str = "",
+    nodes: str = "",
     **arguments: Any,
 ) -> None:
     """Run the step of this name.
 
     `settings`: the sections it reads; `inputs` and `outputs`: artifacts under the names that the
-    step gives the paths; `target`: the round or baseline, as in the names of cost files.
+    step gives the paths; `target`: the round or baseline, as in the names of cost files; `nodes`:
+    other pods that do the work together (`nodes.py`), if any.
     """
     given = {name: item for name, item in inputs.items() if item}  # what is optional may be missing
     arguments |= {name: _paths(item) for name, item in given.items()}
@@ -68,9 +71,7 @@ def run(
         target += f"-shard-{shard.replace('/', '-of-')}"
     arguments |= {name: Path(item.path) for name, item in outputs.items()}
     start = time.perf_counter()
-    processes = None if step in launch.STEPS else 1  # None: one a GPU of the pod
-    function = getattr(steps, step)
-    counts = dict(launch.torchrun(function, profile_of(settings), processes=processes, **arguments))
+    counts = _counts(step, settings, arguments, nodes)
     counts["seconds"] = round(time.perf_counter() - start, 2)
     costs = costs_of(given.values()) | {
         f"{target}/{step}": {"step": step, "target": target, **counts}
@@ -78,6 +79,19 @@ def run(
     for item in outputs.values():
         item.metadata |= {"target": target, "costs": json.dumps(costs)}
     show(figures, counts)
+
+
+def _counts(
+    step: str, settings: Mapping[str, Any], arguments: Mapping[str, Any], nodes: str
+) -> dict[str, Any]:
+    """Run the step here, or on the nodes, and return what it returned."""
+    if nodes:
+        from exemplar.kubeflow.trainjob import train
+
+        return train(step, settings=settings, arguments=arguments, nodes=Nodes.parse(nodes))
+    processes = None if step in launch.STEPS else 1  # None: one a GPU of the pod
+    function = getattr(steps, step)
+    return dict(launch.torchrun(function, profile_of(settings), processes=processes, **arguments))
 
 
 def kd_training(
@@ -89,6 +103,7 @@ def kd_training(
     outputs: Mapping[str, Artifact],
     figures: Metrics,
     number: int,
+    nodes: str,
 ) -> None:
     """Run the step `kd_training` on this round's rewards and those in the run's folder."""
     rounds = Layout(Path(earlier.path)).rounds()
@@ -99,6 +114,7 @@ def kd_training(
         outputs=outputs,
         figures=figures,
         target=f"r{number}",
+        nodes=nodes,
         number=number,
         rewards=[*(folder / "rewards.parquet" for folder in rounds.values()), Path(rewards.path)],
     )

@@ -82,7 +82,8 @@ def test_no_object_comes_twice_or_without_its_namespace(overlay):
         for item in overlay
     ]
     assert len(set(seen)) == len(seen)
-    assert {namespace for kind, namespace, _ in seen if kind != "Namespace"} == {
+    everywhere = {"Namespace", "ClusterRole", "ClusterRoleBinding"}
+    assert {namespace for kind, namespace, _ in seen if kind not in everywhere} == {
         "exemplar",
         "kubeflow",
     }
@@ -133,6 +134,10 @@ def test_whatever_a_pod_names_is_there(overlay, secrets):
         assert (space, binding["roleRef"]["name"]) in named(overlay, "Role")
         accounts = named(overlay, "ServiceAccount")
         assert all((space, subject["name"]) in accounts for subject in binding["subjects"])
+    for binding in named(overlay, "ClusterRoleBinding").values():
+        assert (None, binding["roleRef"]["name"]) in named(overlay, "ClusterRole")
+        found = {(subject["namespace"], subject["name"]) for subject in binding["subjects"]}
+        assert found <= set(named(overlay, "ServiceAccount"))
 
 
 def test_services_policies_and_budgets_select_pods_that_exist(overlay):
