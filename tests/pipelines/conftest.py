@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 from pathlib import Path
 
 import pytest
 
 LONGEST_ARGUMENT = 131_072  # of Linux, in bytes; beyond it a pod cannot start its command
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_stacks():
+    """Spare KFP the source lines of the stack: it wants one name of it, task by task.
+
+    Below pytest's frames that takes most of a compilation.
+    """
+    whole = inspect.stack
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inspect, "stack", lambda context=0: whole(0))
+        yield
 
 
 @pytest.fixture(name="check_whole", scope="session")
