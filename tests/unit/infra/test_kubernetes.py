@@ -275,12 +275,10 @@ def test_runs_share_one_account_and_one_cache_by_the_agreed_names(overlay, secre
     """Compiled pipelines name them; another name here leaves every pod of a run pending."""
     assert ("kubeflow", "exemplar-pipeline") in named(overlay, "ServiceAccount")
     assert ("kubeflow", "exemplar-cache") in named(overlay, "PersistentVolumeClaim")
-    profile = project / "infra/kubernetes/profile.yaml"
-    if profile.is_file():
-        settings = yaml.safe_load(profile.read_text())
-        assert settings["cache"]["claim"] == "exemplar-cache"
-        for name, keys in settings["secrets"].items():
-            assert secrets["kubeflow", name].keys() <= set(keys), "a key that no pod is given"
+    settings = yaml.safe_load((project / "infra/kubernetes/profile.yaml").read_text())
+    assert settings["cache"]["claim"] == "exemplar-cache"
+    for name, keys in settings["secrets"].items():
+        assert secrets["kubeflow", name].keys() <= set(keys), "a key that no pod is given"
     assert {name for space, name in secrets if space == "kubeflow"} == {
         "exemplar-mlflow",
         "exemplar-s3",

@@ -12,7 +12,7 @@ from exemplar.errors import DataError
 from exemplar.evaluation.gate import decide, decide_from_means
 from exemplar.records import Outcome
 
-PUBLISHED = Path(__file__).parents[1] / "published" / "llm_r_table_10.csv"
+PUBLISHED = Path(__file__).parents[2] / "published" / "llm_r_table_10.csv"
 
 
 def published(column):
