@@ -10,7 +10,8 @@ score, in nats; a way that cannot be run here says why.
     compiled   the engine with every layer compiled (seconds of compilation apart)
     prepacked  the engine with weights laid out for oneDNN beforehand
     fused      the engine with one product for queries, keys and values, one for gate and up
-    rows       packs of half and of twice the nodes a forward pass
+    nodes      half and twice as many nodes a forward pass
+    packs      cut where attention is held for twice, and for half, as dear as it is
     threads    one thread
     caches     each candidate read once, its keys and values repeated for its queries, which are
                padded to the longest
@@ -24,6 +25,7 @@ import argparse
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -172,7 +174,22 @@ def fused(lm: Any) -> Iterator[None]:
             del linear.forward
 
 
-def rows(factor: float) -> Way:
+def cost(factor: float) -> Way:
+    """Return the way that cuts packs by another price of attention: above 1 a lower one."""
+
+    @contextmanager
+    def changed(lm: Any) -> Iterator[None]:
+        before = lm.reader._cost
+        lm.reader._cost = replace(before, dense=before.dense * factor)
+        try:
+            yield
+        finally:
+            lm.reader._cost = before
+
+    return changed
+
+
+def nodes(factor: float) -> Way:
     """Return the way that takes another number of nodes a forward pass."""
 
     @contextmanager
@@ -241,8 +258,10 @@ WAYS: dict[str, Way] = {
     "compiled": compiled,
     "prepacked": prepacked,
     "fused": fused,
-    "rows x0.5": rows(0.5),
-    "rows x2": rows(2),
+    "nodes x0.5": nodes(0.5),
+    "nodes x2": nodes(2),
+    "packs x0.5": cost(0.5),
+    "packs x2": cost(2),
     "one thread": one_thread,
 }
 
