@@ -10,7 +10,7 @@ from exemplar.config import Params
 from exemplar.data.dataset import read_dataset
 from exemplar.data.io import atomic_path, read_json, write_json, write_text
 from exemplar.evaluation.data_card import describe
-from exemplar.evaluation.report import ReportData, build_report, rounds_csv
+from exemplar.evaluation.report.page import ReportData, build_report, rounds_csv
 from exemplar.layout import STEPS, Layout
 from exemplar.records import Candidates, Outcome
 

@@ -41,7 +41,7 @@ def load(
     """
     if ref.startswith("openai:"):
         try:
-            from exemplar.lm.openai import OpenAiLM
+            from exemplar.lm.openai.engine import OpenAiLM
         except ModuleNotFoundError as error:
             if error.name != "openai":
                 raise

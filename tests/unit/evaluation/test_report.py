@@ -11,8 +11,8 @@ import pytest
 from exemplar.errors import DataError
 from exemplar.evaluation.data_card import describe
 from exemplar.evaluation.gate import decide
-from exemplar.evaluation.report import ReportData, build_report, rounds_csv
-from exemplar.evaluation.report_marks import Scale, curve, duration
+from exemplar.evaluation.report.marks import Scale, curve, duration
+from exemplar.evaluation.report.page import ReportData, build_report, rounds_csv
 from exemplar.records import Candidates, Example, Outcome
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> & \"'{{ 7 * 7 }}"

@@ -21,7 +21,7 @@ from exemplar import lm as engine
 from exemplar.errors import ModelError, PromptError
 
 pytest.importorskip("openai")
-from exemplar.lm.openai import OpenAiLM
+from exemplar.lm.openai.engine import OpenAiLM
 
 KEY = "sk-a-secret-that-nobody-may-see"
 END_OF_TEXT = ""

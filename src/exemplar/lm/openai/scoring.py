@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 
 from exemplar.errors import ModelError, PromptError
-from exemplar.lm.openai_client import Client, RefusalError, Reply
-from exemplar.lm.openai_echo import Echo, UnreadableError, read_echo
+from exemplar.lm.openai.client import Client, RefusalError, Reply
+from exemplar.lm.openai.echo import Echo, UnreadableError, read_echo
 
 logger = logging.getLogger(__name__)
 

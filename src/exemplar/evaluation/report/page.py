@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from exemplar.errors import DataError
-from exemplar.evaluation import report_explorer, report_headline, report_marks, report_view
 from exemplar.evaluation.data_card import TaskCard
 from exemplar.evaluation.decision import Decision
 from exemplar.evaluation.gate import decide
+from exemplar.evaluation.report import explorer, headline, marks, view
 from exemplar.records import Candidates, Example, Outcome
 
 _HERE = Path(__file__).parent
@@ -67,20 +67,20 @@ def build_report(data: ReportData) -> str:
     from markupsafe import Markup
 
     _check(data)
-    names = report_view.Names(data.methods, data.labels, data.metrics)
+    names = view.Names(data.methods, data.labels, data.metrics)
     gain = _gain(data, names)
-    view = {
+    shown = {
         "title": data.title,
-        "headline": report_headline.headline(names, data.metrics, gain, data.decisions),
-        "averages": report_view.averages(names, data.metrics),
-        "decisions": report_view.decisions(names, data.decisions),
-        "tasks": report_view.tasks(names, data.metrics, data.categories),
-        "gains": report_view.gains(gain) if gain else None,
-        "rounds": report_view.rounds(names, data.metrics),
-        "training": report_view.training(names, data.histories),
-        "costs": report_view.costs(names, data.costs),
-        "card": report_view.data_card(data.cards, data.categories, data.about),
-        "explorer": report_explorer.payload(names, data) if data.outcomes and data.test else None,
+        "headline": headline.headline(names, data.metrics, gain, data.decisions),
+        "averages": view.averages(names, data.metrics),
+        "decisions": view.decisions(names, data.decisions),
+        "tasks": view.tasks(names, data.metrics, data.categories),
+        "gains": view.gains(gain) if gain else None,
+        "rounds": view.rounds(names, data.metrics),
+        "training": view.training(names, data.histories),
+        "costs": view.costs(names, data.costs),
+        "card": view.data_card(data.cards, data.categories, data.about),
+        "explorer": explorer.payload(names, data) if data.outcomes and data.test else None,
         "names": names,
     }
     environment = Environment(
@@ -90,14 +90,14 @@ def build_report(data: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(report_marks.FILTERS)
+    environment.filters.update(marks.FILTERS)
     # Long names may break behind an underscore; `join` escapes what it joins.
     environment.filters["breakable"] = lambda name: Markup("_<wbr>").join(name.split("_"))
     style, script = (
         Markup((_HERE / name).read_text(encoding="utf-8"))  # our own files, not data
-        for name in ("report.css", "report.js")
+        for name in ("page.css", "page.js")
     )
-    return environment.get_template("report.html").render(**view, style=style, script=script)
+    return environment.get_template("page.html").render(**shown, style=style, script=script)
 
 
 def rounds_csv(methods: Sequence[str], metrics: Mapping[str, Mapping[str, Any]]) -> str:
@@ -107,18 +107,16 @@ def rounds_csv(methods: Sequence[str], metrics: Mapping[str, Mapping[str, Any]])
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["method", "round", "average", "low", "high", *categories])
     for method in methods:
-        average = report_marks.interval(metrics[method]["average"])
+        average = marks.interval(metrics[method]["average"])
         shares = metrics[method]["categories"]
-        values = [
-            report_marks.interval(shares[name]).value for name in categories if name in shares
-        ]
+        values = [marks.interval(shares[name]).value for name in categories if name in shares]
         if len(values) != len(categories):
             raise DataError(
                 f"{method} lacks categories that other methods have "
                 f"({', '.join(sorted(set(categories) - set(shares)))}); evaluate it again."
             )
         figures = [average.value, average.low, average.high, *values]
-        number = report_view.round_number(method) or 0
+        number = view.round_number(method) or 0
         writer.writerow([method, number, *(f"{figure:.4f}" for figure in figures)])
     return text.getvalue()
 
@@ -131,7 +129,7 @@ def _check(data: ReportData) -> None:
         raise DataError(f"No metrics for {', '.join(missing)}; run evaluation for them first.")
 
 
-def _gain(data: ReportData, names: report_view.Names) -> Decision | None:
+def _gain(data: ReportData, names: view.Names) -> Decision | None:
     """Compare the last round with the best baseline, where both have outcomes."""
     best, last = names.best_baseline, names.last_round
     if best is None or last is None or not {best, last} <= data.outcomes.keys():

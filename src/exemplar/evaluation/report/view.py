@@ -13,7 +13,7 @@ from typing import Any
 
 from exemplar.evaluation.data_card import TaskCard
 from exemplar.evaluation.decision import Decision
-from exemplar.evaluation.report_marks import Scale, View, curve, interval
+from exemplar.evaluation.report.marks import Scale, View, curve, interval
 
 _LABELS = {
     "zero_shot": "Zero-shot",

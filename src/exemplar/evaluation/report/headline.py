@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from exemplar.evaluation.report_marks import View, interval
+from exemplar.evaluation.report.marks import View, interval
 
 if TYPE_CHECKING:
     from exemplar.evaluation.decision import Decision
-    from exemplar.evaluation.report_view import Names
+    from exemplar.evaluation.report.view import Names
     from exemplar.evaluation.significance import Interval
 
 

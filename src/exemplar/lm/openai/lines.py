@@ -13,7 +13,7 @@ from typing import Any
 
 from exemplar.errors import ModelError
 from exemplar.lm.base import blank_line
-from exemplar.lm.openai_client import Client, Reply
+from exemplar.lm.openai.client import Client, Reply
 
 _ALTERNATIVES = 5  # for the first token; OpenAI's own completions tell no more
 _SPECIAL = re.compile(r"<[^<>\s]+>")  # how servers show <|im_end|> or </s>: the text's end

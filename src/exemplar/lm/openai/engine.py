@@ -17,10 +17,10 @@ from typing import TypeVar
 from exemplar.errors import ModelError, PromptError
 from exemplar.lm.base import LmStats
 from exemplar.lm.meter import Meter
-from exemplar.lm.openai_client import Client, RefusalError, parse
-from exemplar.lm.openai_echo import ENDINGS, Echo, choose_label
-from exemplar.lm.openai_lines import decode_line
-from exemplar.lm.openai_scoring import EchoServer, refused
+from exemplar.lm.openai.client import Client, RefusalError, parse
+from exemplar.lm.openai.echo import ENDINGS, Echo, choose_label
+from exemplar.lm.openai.lines import decode_line
+from exemplar.lm.openai.scoring import EchoServer, refused
 
 _CHUNK = 1024  # texts scored together within labels: bounds the memory, not the result
 

@@ -10,8 +10,8 @@ from exemplar.seeding import rng
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from exemplar.evaluation.report import ReportData
-    from exemplar.evaluation.report_view import Names
+    from exemplar.evaluation.report.page import ReportData
+    from exemplar.evaluation.report.view import Names
     from exemplar.records import Example, Outcome
 
 _LONGEST = 400  # characters of a demonstration's query or answer that are shown

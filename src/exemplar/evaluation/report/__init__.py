@@ -1,0 +1,1 @@
+"""report.html: one page without outside resources, of plain values."""
