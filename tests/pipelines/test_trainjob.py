@@ -146,7 +146,7 @@ time.sleep(0.5)
 
 
 def test_a_try_after_a_killed_one_waits_for_the_job_that_goes_on(
-    cluster, workspace, tmp_path, nodes, monkeypatch
+    cluster, workspace, tmp_path, nodes, monkeypatch, capsys
 ):
     """Two jobs would train the same model side by side, on twice the GPUs, into one folder."""
     folder = tmp_path / "work" / "reward_training-00ff-nodes"
@@ -158,9 +158,11 @@ def test_a_try_after_a_killed_one_waits_for_the_job_that_goes_on(
     cluster.end("reward-training-00ff")
     script = [sys.executable, "-c", FINISHED, str(folder)]
     cluster._nodes["reward-training-00ff"] = [subprocess.Popen(script)]
+    cluster.silent = True
     assert train(workspace, tmp_path, nodes) == {"updates": 4}
     assert (tmp_path / "out" / "model").read_text() == "weights"
     assert len(cluster.made) == 1
+    assert capsys.readouterr().out.count("cannot be read") == 1
 
 
 class KilledError(Exception):

@@ -50,8 +50,8 @@ RUNTIME = {
 class TrainerCluster:
     """Serves on a free port of this machine. `jobs`: those there are; `made`: bodies as sent.
 
-    `command`: what nodes run instead of the job's own; `refuse`: answers every call with this
-    status.
+    `command`: what nodes run instead of the job's own; `refuse`: the status of every answer, if
+    any; `silent`: logs may not be read.
     """
 
     def __init__(self, logs: Path):
@@ -60,6 +60,7 @@ class TrainerCluster:
         self.deleted: list[str] = []
         self.command: list[str] | None = None
         self.refuse = 0
+        self.silent = False
         self._logs = logs
         self._nodes: dict[str, list[subprocess.Popen[bytes]]] = {}
         cluster = self
@@ -122,6 +123,8 @@ class TrainerCluster:
             return 200, self._job(last)
         if verb == "POST" and last == "trainjobs":
             return 201, self._make(body)
+        if last == "log" and self.silent:
+            return 403, {"message": "pods/log is forbidden"}
         if last == "log":
             return 200, self._log(parents[-1]).read_text()
         if last == "pods":

@@ -171,7 +171,6 @@ def _follow(client: Any, name: str, figures: Path) -> None:
     while True:
         try:
             job = _find(client, name)
-            shown = _show(client, name, job, shown)
         except (RuntimeError, TimeoutError) as error:
             if time.monotonic() - last > PATIENCE_S:
                 raise PipelineError(
@@ -181,6 +180,7 @@ def _follow(client: Any, name: str, figures: Path) -> None:
             time.sleep(PAUSE_S)
             continue
         last = time.monotonic()
+        shown = _show(client, name, job, shown)
         if job is None or job.status == "Complete":
             if figures.is_file():
                 return
@@ -198,10 +198,17 @@ def _follow(client: Any, name: str, figures: Path) -> None:
 
 
 def _show(client: Any, name: str, job: Any, shown: int) -> int:
-    """Print the lines of the first node that are new; return how many there are."""
-    if job is None or not any(step.name == _FIRST and step.pod_name for step in job.steps):
+    """Print the lines of the first node that are new; return how many there are.
+
+    A log that cannot be read, which is told once, does not end a training.
+    """
+    if job is None or shown < 0:
         return shown
-    lines = list(client.get_job_logs(name, step=_FIRST))
+    try:
+        lines = list(client.get_job_logs(name, step=_FIRST))
+    except (RuntimeError, TimeoutError) as error:
+        _say(f"the log of {_FIRST} cannot be read from here: {error} ({error.__cause__})")
+        return -1
     _say(*lines[shown:])
     return max(shown, len(lines))
 
@@ -222,7 +229,8 @@ def _ended_with_this_process(client: Any, name: str) -> Iterator[None]:
     try:
         yield
     except (SystemExit, KeyboardInterrupt):
-        _asked(f"removing {name}", lambda: client.delete_job(name))
+        if _asked(f"looking for {name}", lambda: _find(client, name)) is not None:
+            _asked(f"removing {name}", lambda: client.delete_job(name))
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
