@@ -4,14 +4,15 @@ The same sequences go through the same model in every way, in one run and one dt
 is the engine's own. Prints seconds, the ratio to the first way, and the largest difference of a
 score, in nats; a way that cannot be run here says why.
 
-    packs      the engine: dense masks in PyTorch's scaled dot-product attention
+    engine     attention by pieces of 32 nodes
+    pieces     of other sizes
+    masks      rows side by side, each under a mask of all its pairs
     eager      the same masks, attention written out in matrix products
     flex       the same trees as block masks of flex attention, compiled
     compiled   the engine with every layer compiled (seconds of compilation apart)
     prepacked  the engine with weights laid out for oneDNN beforehand
     fused      the engine with one product for queries, keys and values, one for gate and up
     nodes      half and twice as many nodes a forward pass
-    packs      cut where attention is held for twice, and for half, as dear as it is
     threads    one thread
     caches     each candidate read once, its keys and values repeated for its queries, which are
                padded to the longest
@@ -25,7 +26,6 @@ import argparse
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,15 +35,26 @@ from scoring import draw_pairs, encode, pad, read_examples, timed
 from torch import Tensor, nn
 
 from exemplar import lm as lm_engine
+from exemplar.lm import attention
 from exemplar.lm.packing import Batch
+from exemplar.lm.reading import PackReader
 
 Way = Callable[[Any], AbstractContextManager[Any]]
 
 
 @contextmanager
-def eager(lm: Any) -> Iterator[None]:
-    """Attention as matrix products."""
-    yield from _attention(lm, "eager")
+def masks(lm: Any, implementation: str = "sdpa") -> Iterator[None]:
+    """Rows side by side, all pairs of a row under a mask."""
+    before = lm.reader
+    lm.reader = PackReader(lm.model, name=lm.name, batch_tokens=before._batch_tokens)
+    lm.reader.use_masks()
+    lm.model.set_attn_implementation(implementation)
+    try:
+        yield
+    finally:
+        attention.hand_back(lm.model)
+        assert attention.take_over(lm.model)
+        lm.reader = before
 
 
 @contextmanager
@@ -76,19 +87,11 @@ def flex(lm: Any) -> Iterator[None]:
     Batch.of = keep  # type: ignore[method-assign]
     lm.model.forward = masked
     try:
-        yield from _attention(lm, "flex_attention")
+        with masks(lm, "flex_attention"):
+            yield
     finally:
         Batch.of = of  # type: ignore[method-assign]
         lm.model.forward = forward
-
-
-def _attention(lm: Any, name: str) -> Iterator[None]:
-    before = lm.model.config._attn_implementation
-    lm.model.set_attn_implementation(name)
-    try:
-        yield
-    finally:
-        lm.model.set_attn_implementation(before)
 
 
 @contextmanager
@@ -174,17 +177,17 @@ def fused(lm: Any) -> Iterator[None]:
             del linear.forward
 
 
-def cost(factor: float) -> Way:
-    """Return the way that cuts packs by another price of attention: above 1 a lower one."""
+def pieces(size: int) -> Way:
+    """Return the way that attends by pieces of another size."""
 
     @contextmanager
     def changed(lm: Any) -> Iterator[None]:
-        before = lm.reader._cost
-        lm.reader._cost = replace(before, dense=before.dense * factor)
+        before = lm.reader._piece_nodes
+        lm.reader._piece_nodes = size
         try:
             yield
         finally:
-            lm.reader._cost = before
+            lm.reader._piece_nodes = before
 
     return changed
 
@@ -194,12 +197,12 @@ def nodes(factor: float) -> Way:
 
     @contextmanager
     def changed(lm: Any) -> Iterator[None]:
-        before = lm.reader._forward_nodes
-        lm.reader._forward_nodes = int(before * factor)
+        reader, before = lm.reader, lm.reader._forward_nodes
+        reader._forward_nodes = reader._max_nodes = int(before * factor)
         try:
             yield
         finally:
-            lm.reader._forward_nodes = before
+            reader._forward_nodes = reader._max_nodes = before
 
     return changed
 
@@ -253,15 +256,17 @@ def caches(lm: Any, prompts: list[str], answers: list[str]) -> list[float]:
 
 
 WAYS: dict[str, Way] = {
-    "eager": eager,
+    "pieces 16": pieces(16),
+    "pieces 64": pieces(64),
+    "pieces 128": pieces(128),
+    "masks": masks,
+    "eager": partial(masks, implementation="eager"),
     "flex": flex,
     "compiled": compiled,
     "prepacked": prepacked,
     "fused": fused,
     "nodes x0.5": nodes(0.5),
     "nodes x2": nodes(2),
-    "packs x0.5": cost(0.5),
-    "packs x2": cost(2),
     "one thread": one_thread,
 }
 
@@ -294,7 +299,7 @@ def main() -> None:
 
     base, reference, _ = best(partial(lm.logprobs, *texts))
     print(f"{lm.name}, {lm.dtype}, {device}; {len(reference)} sequences, reuse {options.reuse}")
-    print(f"packs       {base:7.2f} s")
+    print(f"engine      {base:7.2f} s")
     for name in chosen:
         try:
             if name == "caches":

@@ -1,27 +1,34 @@
 """Running a causal model over packs, within the memory there is.
 
-Rows of like length go through the model together, and the vocabulary projection sees only the
-nodes whose logits are read. How many go at once is bounded twice: nodes, for the activations, and
-nodes read, for the logits, which a large vocabulary makes larger than all else. Where memory runs
-out all the same, the batch is cut in two and the budget halved.
+Packs go through the model end to end in one row, attended by pieces (`pieces.py`); where a model's
+attention cannot be taken over, side by side as rows of like length, under masks. The vocabulary
+projection sees only the nodes whose logits are read. How many go at once is bounded twice: nodes,
+for the activations, and nodes read, for the logits, which a large vocabulary makes larger than all
+else. Where memory runs out all the same, the batch is cut in two and the budget halved.
 
 Legend: T nodes of a pack, U nodes whose logits are read, V vocabulary.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from exemplar.lm import attention
 from exemplar.lm.decoding import check_finite
 from exemplar.lm.memory import give_back, is_out_of_memory, too_large
 from exemplar.lm.packing import Batch, IntArray, Pack, PackCost, packs
+from exemplar.lm.pieces import Line
 
-_COSTS = {"cpu": PackCost(dense=1800.0, fixed=2.0), "cuda": PackCost(dense=64e3, fixed=2.0)}
+_MASKED = {"cpu": PackCost(dense=1800.0, fixed=2.0), "cuda": PackCost(dense=64e3, fixed=2.0)}
+_BY_PIECES = PackCost(dense=math.inf, fixed=2.0)  # what a node attends to, no cut makes less
+_PIECE_NODES = {"cpu": 32, "cuda": 128}
 _FORWARD_NODES = {"cpu": 1024, "cuda": 1 << 16}  # nodes of all rows of one forward pass
 _LOGIT_BYTES = {"cpu": 1 << 28, "cuda": 1 << 31}  # float32 logits of one forward pass
 
@@ -63,15 +70,30 @@ class PackReader:
 
     def __init__(self, model: Any, *, name: str, batch_tokens: int) -> None:
         self.model, self.name = model, name
-        # Architectures with a causal or windowed matrix of their own (CodeGen, GPT-Neo) count in
-        # places of the row, not in depths: no row may be longer than what they span.
-        config = model.config.get_text_config()
-        spans = [getattr(config, name, None) for name in ("max_position_embeddings", "window_size")]
-        self._max_nodes = min([batch_tokens, *(span for span in spans if isinstance(span, int))])
+        self._batch_tokens = batch_tokens
         kind = "cuda" if model.device.type == "cuda" else "cpu"
-        self._cost = _COSTS[kind]
+        config = model.config.get_text_config()
         self._forward_nodes = min(batch_tokens, _FORWARD_NODES[kind])
         self._max_reads = max(1, _LOGIT_BYTES[kind] // (4 * int(config.vocab_size)))
+        self._masked_cost, self._piece_nodes = _MASKED[kind], _PIECE_NODES[kind]
+        self.by_pieces = attention.take_over(model)
+        self._cost, self._max_nodes = _BY_PIECES, self._forward_nodes
+        if not self.by_pieces:
+            self._with_masks()
+
+    def use_masks(self) -> None:
+        """Attend under masks from now on; for a model that is not exact by pieces."""
+        attention.hand_back(self.model)
+        self.by_pieces = False
+        self._with_masks()
+
+    def _with_masks(self) -> None:
+        # Architectures with a causal or windowed matrix of their own (CodeGen, GPT-Neo) count in
+        # places of the row, not in depths: no row may be longer than what they span.
+        config = self.model.config.get_text_config()
+        spans = [getattr(config, name, None) for name in ("max_position_embeddings", "window_size")]
+        known = [span for span in spans if isinstance(span, int)]
+        self._cost, self._max_nodes = self._masked_cost, min([self._batch_tokens, *known])
 
     def read(self, sequences: Sequence[Sequence[int]], starts: Sequence[int]) -> Iterator[Read]:
         """Run the model over packs of `sequences`; read logits from position `starts[i]` on.
@@ -83,7 +105,7 @@ class PackReader:
             rows = self._take(waiting)
             logits_UV = None
             try:
-                logits_UV = self.forward(Batch.of([r.pack for r in rows]), [r.nodes for r in rows])
+                logits_UV = self.forward([row.pack for row in rows], [row.nodes for row in rows])
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -112,21 +134,25 @@ class PackReader:
         The longest come first: what is too large shows at once.
         """
         rows: list[Row] = []
-        longest = reads = 0
+        reads = 0
         while waiting:
-            longest = max(longest, len(waiting[-1].pack.tokens))
             reads += len(waiting[-1].nodes)
-            full = (len(rows) + 1) * longest > self._forward_nodes or reads > self._max_reads
-            if rows and full:
+            nodes = self._nodes([*rows, waiting[-1]])
+            if rows and (nodes > self._forward_nodes or reads > self._max_reads):
                 break
             rows.append(waiting.pop())
         return rows
+
+    def _nodes(self, rows: Sequence[Row]) -> int:
+        """Return what rows take in one forward pass: under masks all are as long as the longest."""
+        lengths = [len(row.pack.tokens) for row in rows]
+        return sum(lengths) if self.by_pieces else len(lengths) * max(lengths)
 
     def _smaller(
         self, rows: list[Row], sequences: Sequence[Sequence[int]], starts: Sequence[int]
     ) -> list[Row]:
         """Halve the budget after a batch that was too large; return its rows, to be taken again."""
-        nodes = len(rows) * max(len(row.pack.tokens) for row in rows)
+        nodes = self._nodes(rows)
         members = rows[0].pack.members
         if len(rows) == len(members) == 1:
             raise too_large(self.name, nodes)
@@ -144,32 +170,52 @@ class PackReader:
         ]
 
     @torch.inference_mode()
-    def forward(self, batch: Batch, nodes: Sequence[IntArray]) -> torch.Tensor:
-        """Return the logits (U, V) in float32 at `nodes[i]` of row i, row after row.
+    def forward(self, packs: Sequence[Pack], nodes: Sequence[IntArray]) -> torch.Tensor:
+        """Return the logits (U, V) in float32 at `nodes[i]` of pack i, pack after pack.
 
         The projection to the vocabulary sees these nodes alone: they are picked on its doorstep,
         which works for every architecture, whatever it does to the logits afterwards.
         """
         device = self.model.device
-        visible_BTT = torch.from_numpy(batch.visible).to(device)
-        # Additive, since eager attention adds it; every row sees itself, so none is all masked.
-        mask_BTT = torch.zeros(visible_BTT.shape, dtype=self.model.dtype, device=device)
-        mask_BTT.masked_fill_(~visible_BTT, torch.finfo(self.model.dtype).min)
-        rows_U = torch.from_numpy(np.repeat(np.arange(len(nodes)), [len(n) for n in nodes]))
-        places_U = torch.from_numpy(np.concatenate(nodes))
+        counts = [len(own) for own in nodes]
+        places = np.concatenate(nodes)
+        if self.by_pieces:
+            line = Line.of(packs, self._piece_nodes)
+            rows_U = torch.zeros(len(places), dtype=torch.long)
+            places_U = torch.from_numpy(places + np.repeat(line.starts, counts))
+            inputs = {"input_ids": line.tokens[None], "position_ids": line.depths[None]}
+            mask = torch.zeros(1, 1, 1, 1, dtype=self.model.dtype, device=device)  # none is made
+            attending: AbstractContextManager[None] = attention.over(
+                attention.Plan(line.groups, device)
+            )
+        else:
+            batch = Batch.of(packs)
+            rows_U = torch.from_numpy(np.repeat(np.arange(len(packs)), counts))
+            places_U = torch.from_numpy(places)
+            inputs = {"input_ids": batch.tokens, "position_ids": batch.depths}
+            mask = self._mask(batch)
+            attending = nullcontext()
 
         def pick(_module: Any, arguments: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
             return (arguments[0][rows_U.to(device), places_U.to(device)][None],)
 
         hook = self.model.get_output_embeddings().register_forward_pre_hook(pick)
         try:
-            output = self.model(
-                input_ids=torch.from_numpy(batch.tokens).to(device),
-                attention_mask=mask_BTT[:, None],
-                position_ids=torch.from_numpy(batch.depths).to(device),
-                use_cache=False,
-            )
+            with attending:
+                output = self.model(
+                    **{name: torch.from_numpy(rows).to(device) for name, rows in inputs.items()},
+                    attention_mask=mask,
+                    use_cache=False,
+                )
         finally:
             hook.remove()
         logits_UV: torch.Tensor = output.logits[0].float()
         return logits_UV
+
+    def _mask(self, batch: Batch) -> torch.Tensor:
+        """Return the mask (B, 1, T, T) that is added to the scores of attention."""
+        visible_BTT = torch.from_numpy(batch.visible).to(self.model.device)
+        # Additive, since eager attention adds it; every row sees itself, so none is all masked.
+        mask_BTT = torch.zeros(visible_BTT.shape, dtype=self.model.dtype, device=self.model.device)
+        mask_BTT.masked_fill_(~visible_BTT, torch.finfo(self.model.dtype).min)
+        return mask_BTT[:, None]

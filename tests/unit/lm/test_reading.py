@@ -21,19 +21,24 @@ class Watched(PackReader):
     limit = 10**9
     error: Exception = torch.OutOfMemoryError("out of memory")
 
-    def __init__(self, model, **options):
+    def __init__(self, model, *, masks=False, **options):
         super().__init__(model, name="tiny", **options)
+        assert self.by_pieces
+        if masks:
+            self.use_masks()
         self.batches, self.refused = [], []
 
-    def forward(self, batch, nodes):
-        if batch.tokens.size > self.limit:
-            self.refused.append(batch.tokens.size)
+    def forward(self, packs, nodes):
+        lengths = [len(pack.tokens) for pack in packs]
+        size = sum(lengths) if self.by_pieces else len(lengths) * max(lengths)
+        if size > self.limit:
+            self.refused.append(size)
             raise self.error
-        self.batches.append((batch.tokens.size, sum(map(len, nodes))))
-        return super().forward(batch, nodes)
+        self.batches.append((size, sum(map(len, nodes))))
+        return super().forward(packs, nodes)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def model(tiny_model):
     return tiny_model("Llama").eval()
 
@@ -49,15 +54,16 @@ def read_all(reader):
     return [found[member] for member in range(len(SEQUENCES))]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def expected(model):
     return read_all(Watched(model, batch_tokens=4096))
 
 
+@pytest.mark.parametrize("masks", [False, True])
 @pytest.mark.parametrize("batch_tokens", [24, 40, 100])
-def test_no_batch_is_larger_than_the_budget(model, expected, batch_tokens):
+def test_no_batch_is_larger_than_the_budget(model, expected, batch_tokens, masks):
     """The budget is the user's only handle on memory: padding must count too."""
-    reader = Watched(model, batch_tokens=batch_tokens)
+    reader = Watched(model, batch_tokens=batch_tokens, masks=masks)
     found = read_all(reader)
     assert max(size for size, _ in reader.batches) <= batch_tokens
     for one, other in zip(found, expected, strict=True):
@@ -74,6 +80,7 @@ def test_the_logits_of_a_batch_are_bounded_for_a_large_vocabulary(tiny_model):
     assert len(reader.batches) < 8, "as many as fit go together"
 
 
+@pytest.mark.parametrize("masks", [False, True])
 @pytest.mark.parametrize("limit", [24, 30, 60])
 @pytest.mark.parametrize(
     "error",
@@ -84,9 +91,9 @@ def test_the_logits_of_a_batch_are_bounded_for_a_large_vocabulary(tiny_model):
     ],
     ids=["cuda", "cpu", "python"],
 )
-def test_out_of_memory_halves_the_budget_and_goes_on(model, expected, limit, error):
+def test_out_of_memory_halves_the_budget_and_goes_on(model, expected, limit, error, masks):
     """A scoring of days must not end because one batch was larger than all before."""
-    reader = Watched(model, batch_tokens=4096)
+    reader = Watched(model, batch_tokens=4096, masks=masks)
     reader.limit, reader.error = limit, error
     found = read_all(reader)
     for one, other in zip(found, expected, strict=True):
