@@ -66,9 +66,8 @@ def engine_slots(lm: Any, prompts: list[str], most: int) -> tuple[int, int, int]
     ids = [lm.tokenizer(text, add_special_tokens=False)["input_ids"] for text in prompts]
     computed = used = read = 0
     for lines in lm.decoder.decode(ids, most):
-        width = max(len(ids[member]) for member in lines.members)
-        read += width * len(lines.members)
-        computed += lines.computed - width * len(lines.members)
+        read += lines.read
+        computed += lines.decoded
         lengths = [
             given - len(ids[member])
             for member, given in zip(lines.members, lines.given, strict=True)

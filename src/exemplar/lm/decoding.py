@@ -1,13 +1,14 @@
 """Greedy generation of one line, batched with left padding and a key-value cache.
 
-Legend: B rows of a batch, L tokens of its longest prompt, V vocabulary.
+Legend: B rows of a batch, L tokens of its longest prompt, V vocabulary, G heads of keys and values,
+D width of a head.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,7 +16,10 @@ from exemplar.errors import ModelError
 from exemplar.lm.base import blank_line
 from exemplar.lm.memory import give_back, is_out_of_memory, too_large
 
-# Tokens of all prompts read in one forward pass. On a CPU small slabs stay in its cache: with
+if TYPE_CHECKING:
+    from exemplar.lm.reading import PackReader
+
+# Tokens of a forward pass over padded prompts. On a CPU small slabs stay in its cache: with
 # SmolLM2-135M, prompts of 2,880 tokens took 1.7 times as long in one piece.
 _SLAB_TOKENS = {"cpu": 1024, "cuda": 1 << 16}
 
@@ -41,13 +45,14 @@ class Lines:
     """What a batch of prompts was answered with.
 
     `members`: the indices of its prompts; `texts` and `given`, the tokens of a prompt with its
-    line, run beside them. `computed`: the tokens that the batch cost.
+    line, run beside them. `read`, `decoded`: the tokens that prompts and lines cost.
     """
 
     members: tuple[int, ...]
     texts: tuple[str, ...]
     given: tuple[int, ...]
-    computed: int
+    read: int
+    decoded: int
 
 
 class LineDecoder:
@@ -57,11 +62,12 @@ class LineDecoder:
     `batch_tokens`: at most so many tokens a batch, padding and new ones included.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, name: str, batch_tokens: int) -> None:
-        self.model, self.tokenizer, self.name = model, tokenizer, name
+    def __init__(self, reader: PackReader, tokenizer: Any, *, batch_tokens: int) -> None:
+        self.reader, self.tokenizer = reader, tokenizer
+        self.model, self.name = reader.model, reader.name
         self._batch_tokens = batch_tokens
-        self._ends = end_tokens(model, tokenizer)
-        self._slab_tokens = _SLAB_TOKENS["cuda" if model.device.type == "cuda" else "cpu"]
+        self._ends = end_tokens(self.model, tokenizer)
+        self._slab_tokens = _SLAB_TOKENS["cuda" if self.model.device.type == "cuda" else "cpu"]
 
     def decode(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> Iterator[Lines]:
         """Decode prompts in batches of like length, the longest first.
@@ -98,14 +104,18 @@ class LineDecoder:
         inputs_BL, mask_BL = self._pad(prompts)
         lines_B: list[list[int]] = [[] for _ in prompts]
         rows = list(range(len(prompts)))  # the prompts that the rows of the batch belong to
-        logits_BV, cache = self._read_prompts(inputs_BL, mask_BL)
+        if self.reader.by_pieces:
+            logits_BV, cache, read = self._read_packed(prompts)
+        else:
+            logits_BV, cache = self._read_padded(inputs_BL, mask_BL)
+            read = inputs_BL.numel()
         tokens = [self._first(logits_V) for logits_V in logits_BV]
-        computed = inputs_BL.numel()
+        decoded = 0
         for step in range(max_new_tokens):
             if step > 0:
                 inputs = torch.tensor(tokens, device=inputs_BL.device)[:, None]
                 logits_BV, cache = self._forward(inputs, mask_BL, cache)
-                computed += len(tokens)
+                decoded += len(tokens)
                 check_finite(logits_BV.amax(-1), self.name)
                 tokens = logits_BV.argmax(-1).tolist()
             going = []
@@ -128,7 +138,7 @@ class LineDecoder:
         given = tuple(
             len(prompt) + len(line) for prompt, line in zip(prompts, lines_B, strict=True)
         )
-        return Lines(tuple(members), texts, given, computed)
+        return Lines(tuple(members), texts, given, read, decoded)
 
     def _pad(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         longest = max(len(prompt) for prompt in prompts)
@@ -138,7 +148,38 @@ class LineDecoder:
         device = self.model.device
         return torch.tensor(rows, device=device), torch.tensor(mask, device=device)
 
-    def _read_prompts(
+    def _read_packed(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, Any, int]:
+        """Return the logits (B, V) after the prompts, their cache, and how many tokens were read.
+
+        Prompts are read as packs are scored: what they share once, and without padding. The keys
+        and values of each are then gathered into the padded cache that decoding goes on from.
+        """
+        from transformers import DynamicCache
+
+        longest = max(map(len, prompts))
+        whole, read = DynamicCache(), 0
+        logits: dict[int, torch.Tensor] = {}
+        for found in self.reader.read(prompts, [len(prompt) - 1 for prompt in prompts], keep=True):
+            read += len(found.pack.tokens)
+            for member, path, (row,) in zip(
+                found.pack.members, found.pack.paths, found.rows, strict=True
+            ):
+                logits[member] = found.logits[row]
+                nodes = torch.from_numpy(path).to(self.model.device)
+                for number, (keys, values) in enumerate(found.kept):
+                    shape = (len(prompts), keys.shape[1], longest)
+                    if number == len(whole.layers):
+                        whole.update(
+                            keys.new_zeros(*shape, keys.shape[3]),
+                            values.new_zeros(*shape, values.shape[3]),
+                            number,
+                        )
+                    layer, end = whole.layers[number], longest - len(nodes)
+                    layer.keys[member, :, end:] = keys[0][:, nodes]
+                    layer.values[member, :, end:] = values[0][:, nodes]
+        return torch.stack([logits[member] for member in range(len(prompts))]), whole, read
+
+    def _read_padded(
         self, inputs_BL: torch.Tensor, mask_BL: torch.Tensor
     ) -> tuple[torch.Tensor, Any]:
         """Return the logits (B, V) after the prompts, and their cache, filled slab by slab."""

@@ -33,6 +33,13 @@ _FORWARD_NODES = {"cpu": 1024, "cuda": 1 << 16}  # nodes of all rows of one forw
 _LOGIT_BYTES = {"cpu": 1 << 28, "cuda": 1 << 31}  # float32 logits of one forward pass
 
 
+def new_cache() -> Any:
+    """Return an empty cache of transformers that keeps everything, windowed layers included."""
+    from transformers import DynamicCache
+
+    return DynamicCache()
+
+
 @dataclass(frozen=True)
 class Row:
     """A pack with the nodes (U,) whose logits are read, and where each member finds its own."""
@@ -54,12 +61,14 @@ class Row:
 class Read:
     """Logits (U, V) of one pack, in float32, at the nodes where its members read them.
 
-    `rows[i]`: the rows of `logits` for sequence `pack.members[i]`, one a position.
+    `rows[i]`: the rows of `logits` for sequence `pack.members[i]`, one a position. `kept`: keys and
+    values (1, G, T, D) of the pack's nodes, layer by layer, if they were asked for.
     """
 
     pack: Pack
     logits: torch.Tensor
     rows: tuple[IntArray, ...]
+    kept: tuple[tuple[torch.Tensor, torch.Tensor], ...] = ()
 
 
 class PackReader:
@@ -95,27 +104,40 @@ class PackReader:
         known = [span for span in spans if isinstance(span, int)]
         self._cost, self._max_nodes = self._masked_cost, min([self._batch_tokens, *known])
 
-    def read(self, sequences: Sequence[Sequence[int]], starts: Sequence[int]) -> Iterator[Read]:
+    def read(
+        self, sequences: Sequence[Sequence[int]], starts: Sequence[int], *, keep: bool = False
+    ) -> Iterator[Read]:
         """Run the model over packs of `sequences`; read logits from position `starts[i]` on.
 
-        Raises `ModelError` where the logits are NaN, or one sequence alone exceeds the memory.
+        `keep`: give their keys and values too; this takes attention by pieces. Raises `ModelError`
+        where the logits are NaN, or one sequence alone exceeds the memory.
         """
         waiting = self._rows(range(len(sequences)), sequences, starts)
         while waiting:
             rows = self._take(waiting)
-            logits_UV = None
+            logits_UV, cache = None, new_cache() if keep else None
             try:
-                logits_UV = self.forward([row.pack for row in rows], [row.nodes for row in rows])
+                logits_UV = self.forward(
+                    [row.pack for row in rows], [row.nodes for row in rows], cache
+                )
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
             if logits_UV is None:  # only here, after the error, nothing holds the batch's memory
+                cache = None
                 waiting += self._smaller(rows, sequences, starts)
                 continue
             check_finite(logits_UV, self.name)
             parts = torch.split(logits_UV, [len(row.nodes) for row in rows])
+            begin = 0
             for row, part_UV in zip(rows, parts, strict=True):
-                yield Read(row.pack, part_UV, row.places)
+                end = begin + len(row.pack.tokens)
+                layers = cache.layers if cache is not None else ()
+                kept = tuple(
+                    (at.keys[:, :, begin:end], at.values[:, :, begin:end]) for at in layers
+                )
+                yield Read(row.pack, part_UV, row.places, kept)
+                begin = end
 
     def _rows(
         self, members: Sequence[int], sequences: Sequence[Sequence[int]], starts: Sequence[int]
@@ -170,8 +192,12 @@ class PackReader:
         ]
 
     @torch.inference_mode()
-    def forward(self, packs: Sequence[Pack], nodes: Sequence[IntArray]) -> torch.Tensor:
+    def forward(
+        self, packs: Sequence[Pack], nodes: Sequence[IntArray], cache: Any = None
+    ) -> torch.Tensor:
         """Return the logits (U, V) in float32 at `nodes[i]` of pack i, pack after pack.
+
+        By pieces, an empty `cache` of transformers takes the keys and values of the row's nodes.
 
         The projection to the vocabulary sees these nodes alone: they are picked on its doorstep,
         which works for every architecture, whatever it does to the logits afterwards.
@@ -205,7 +231,8 @@ class PackReader:
                 output = self.model(
                     **{name: torch.from_numpy(rows).to(device) for name, rows in inputs.items()},
                     attention_mask=mask,
-                    use_cache=False,
+                    past_key_values=cache,
+                    use_cache=cache is not None,
                 )
         finally:
             hook.remove()

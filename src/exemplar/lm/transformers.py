@@ -51,7 +51,7 @@ class TransformersLM:
         self.tokenizer = tokenizer
         self._encoder = Encoder(tokenizer)
         self.reader = PackReader(self.model, name=name, batch_tokens=batch_tokens)
-        self.decoder = LineDecoder(model, tokenizer, name=name, batch_tokens=batch_tokens)
+        self.decoder = LineDecoder(self.reader, tokenizer, batch_tokens=batch_tokens)
 
     def count_tokens(self, text: str) -> int:
         """Return how many tokens `text` takes as a prompt."""
@@ -119,7 +119,7 @@ class TransformersLM:
             results |= zip(asked, lines.texts, strict=True)
             many = [copies[prompt] for prompt in asked]
             given = sum(n * size for n, size in zip(many, lines.given, strict=True))
-            meter.done(sum(many), given=given, computed=lines.computed)
+            meter.done(sum(many), given=given, computed=lines.read + lines.decoded)
         return results
 
     def _labels(

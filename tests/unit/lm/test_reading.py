@@ -28,14 +28,14 @@ class Watched(PackReader):
             self.use_masks()
         self.batches, self.refused = [], []
 
-    def forward(self, packs, nodes):
+    def forward(self, packs, nodes, cache=None):
         lengths = [len(pack.tokens) for pack in packs]
         size = sum(lengths) if self.by_pieces else len(lengths) * max(lengths)
         if size > self.limit:
             self.refused.append(size)
             raise self.error
         self.batches.append((size, sum(map(len, nodes))))
-        return super().forward(packs, nodes)
+        return super().forward(packs, nodes, cache)
 
 
 @pytest.fixture
