@@ -19,10 +19,10 @@ TOKEN = "let-me-in"
 @pytest.fixture(scope="module")
 def package(tmp_path_factory, project):
     from exemplar.config import load_params
-    from exemplar.kubeflow import arguments, cluster, compiling, plan
+    from exemplar.kubeflow import arguments, cluster, compiling, placement, plan
 
     params = load_params(project / "params.yaml")
-    placement = cluster.Placement(
+    placement = placement.Placement(
         cluster.load_cluster(project / "infra/kubernetes/profile.yaml"),
         image="exemplar-python",
         hardware="cpu",

@@ -11,17 +11,19 @@ from exemplar.tracking.store import open_store
 
 LOG = """
 import sys
-from exemplar import tracking
-store = tracking.open_store(sys.argv[1], "exemplar")
+from exemplar.tracking import runs
+from exemplar.tracking.store import open_store
+store = open_store(sys.argv[1], "exemplar")
 curve = [(update, 1 / (1 + update)) for update in range(100)]
 for number in range(3):
-    tracking.log_run(store, name=f"{sys.argv[2]}/{number}", kind="round", round=1,
+    runs.log_run(store, name=f"{sys.argv[2]}/{number}", kind="round", round=1,
         params={"number": number}, metrics={"x": number}, curves={"loss": curve})
 """
 PROMOTE = """
 import json, sys
-from exemplar import aliases, tracking
-store = tracking.open_store(sys.argv[1])
+from exemplar.registry import aliases
+from exemplar.tracking.store import open_store
+store = open_store(sys.argv[1])
 waiting, moves = json.loads(sys.argv[2]), []
 while waiting:
     compared = aliases.aliases_of(store, "m").get("champion", "")

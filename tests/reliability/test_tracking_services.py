@@ -30,20 +30,21 @@ pytestmark = [
 LOG = """
 import sys
 from pathlib import Path
-from exemplar import tracking
-store = tracking.open_store(Path.cwd(), "together")
+from exemplar.tracking import runs
+from exemplar.tracking.store import open_store
+store = open_store(Path.cwd(), "together")
 note = Path(sys.argv[1] + ".md")
 note.write_text(sys.argv[1])
 curve = [(update, 1 / (1 + update)) for update in range(300)]
 for number in range(3):
-    tracking.log_run(store, name=f"{sys.argv[1]}/{number}", kind="round", round=1,
+    runs.log_run(store, name=f"{sys.argv[1]}/{number}", kind="round", round=1,
         params={"number": number}, metrics={"x": number}, curves={"loss": curve}, artifacts=[note])
 """
 LOOK = """
 import json
 from pathlib import Path
-from exemplar import tracking
-store = tracking.open_store(Path.cwd(), "together", create=False)
+from exemplar.tracking.store import open_store
+store = open_store(Path.cwd(), "together", create=False)
 found = {}
 for run in store.client.search_runs([store.experiment_id]):
     points = store.client.get_metric_history(run.info.run_id, "loss")
@@ -56,8 +57,9 @@ print(json.dumps([found, place]))
 PROMOTE = """
 import json, sys
 from pathlib import Path
-from exemplar import aliases, tracking
-store, moves = tracking.open_store(Path.cwd()), []
+from exemplar.registry import aliases
+from exemplar.tracking.store import open_store
+store, moves = open_store(Path.cwd()), []
 waiting = sys.argv[1].split()
 while waiting:
     compared = aliases.aliases_of(store, "m").get("champion", "")
@@ -67,8 +69,8 @@ print(json.dumps([moves, aliases.aliases_of(store, "m")]))
 """
 REGISTER = """
 from pathlib import Path
-from exemplar import tracking
-store = tracking.open_store(Path.cwd(), "together")
+from exemplar.tracking.store import open_store
+store = open_store(Path.cwd(), "together")
 store.client.create_registered_model("m")
 for _ in range(4):
     store.client.create_model_version("m", source="s3://exemplar/nothing")
