@@ -26,9 +26,9 @@ NAME = "exemplar_pieces"
 
 
 class Plan:
-    """The pieces of one row on the model's device."""
+    """The pieces of a row of `length` nodes on the model's device."""
 
-    def __init__(self, groups: Sequence[Group], device: torch.device) -> None:
+    def __init__(self, groups: Sequence[Group], length: int, device: torch.device) -> None:
         self._device = device
         self.pieces = [(self._on(group.nodes), self._on(group.keys)) for group in groups]
         self._visible = [self._on(group.visible) for group in groups]
@@ -36,7 +36,7 @@ class Plan:
         # Where each node of the row finds itself in the pieces of all groups, end to end.
         real = np.flatnonzero(np.concatenate([group.real.ravel() for group in groups]))
         nodes = np.concatenate([group.nodes.ravel() for group in groups])[real]
-        places = np.empty_like(real)
+        places = np.zeros(length, dtype=np.int64)  # padding is given the first: nothing sees it
         places[nodes] = real
         self.places = self._on(places)
 

@@ -212,7 +212,7 @@ class PackReader:
             inputs = {"input_ids": line.tokens[None], "position_ids": line.depths[None]}
             mask = torch.zeros(1, 1, 1, 1, dtype=self.model.dtype, device=device)  # none is made
             attending: AbstractContextManager[None] = attention.over(
-                attention.Plan(line.groups, device)
+                attention.Plan(line.groups, len(line.tokens), device)
             )
         else:
             batch = Batch.of(packs)
