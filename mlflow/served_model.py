@@ -10,7 +10,7 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
 from exemplar.errors import ExemplarError
-from exemplar.serving import DEFAULT_K, Retriever, answer
+from exemplar.serving import Retriever, answer
 
 # MLflow asks for type hints on `predict` when the class is made, whatever the filters say. With
 # hints it would replace the signature that the model is stored with.
@@ -28,7 +28,7 @@ with warnings.catch_warnings(record=True):
 
         def predict(self, context, model_input, params=None):
             """Answer a table of queries; one that cannot be answered is the client's error."""
-            given = {"k": DEFAULT_K, "format": "text", **(params or {})}
+            given = {"k": self.retriever.settings.num_shots, "format": "text", **(params or {})}
             try:
                 return answer(
                     self.retriever, model_input, k=int(given["k"]), format=given["format"]

@@ -22,6 +22,7 @@ def pipeline() -> str:
     from exemplar.models import resolve
     from exemplar.records import Example, Outcome
     from exemplar.registry import aliases, versions
+    from exemplar.registry.bundle import SearchSettings
     from exemplar.retrieval.encoder import Encoder
     from exemplar.tasks import sample
     from exemplar.tracking import runs
@@ -50,6 +51,7 @@ def pipeline() -> str:
             metrics=folder / "metrics.json",
             entry_script=PROJECT / "mlflow" / "served_model.py",
             fingerprints={},
+            search=SearchSettings(),
         )
     aliases.promote(store, NAME, version)
     return f"logged a run, registered and promoted version {version}"

@@ -6,7 +6,7 @@ of what they hold, so a repeated promotion adds nothing, and one that was killed
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from exemplar.evaluation.gate import decide
 from exemplar.layout import Layout
 from exemplar.records import Example, Outcome
 from exemplar.registry import aliases, story, versions
+from exemplar.registry.bundle import SearchSettings
+from exemplar.retrieval.demonstrations import Rules
 from exemplar.settings import Baseline, Trained
 from exemplar.tracking import runs
 from exemplar.tracking.store import Store, open_store
@@ -46,6 +48,7 @@ def promote_round(params: Params, layout: Layout, number: int) -> dict[str, Any]
         number=number,
         run_id=run_id,
         baseline=layout.baseline(settings.baseline) / "evaluation",
+        labelled_tasks=dataset.classification_tasks,
     )
 
 
@@ -145,12 +148,14 @@ def register_and_decide(
     number: int,
     run_id: str,
     baseline: Path,
+    labelled_tasks: Collection[str],
 ) -> dict[str, Any]:
     """Register the round's retriever, compare it with the champion, and move the aliases last.
 
     While there is no champion the opponent is the baseline evaluated in the folder `baseline`. A
     champion that was judged on another test set or pool cannot be compared: the challenger is
-    refused, in words. Returns the content of promotion.json.
+    refused, in words. The answers of `labelled_tasks` are labels. Returns the content of
+    promotion.json.
     """
     settings = profile.promotion
     name, evaluation = settings.registered_model, folder / "evaluation"
@@ -169,6 +174,12 @@ def register_and_decide(
         metrics=evaluation / "metrics.json",
         entry_script=Path(settings.entry_script),
         fingerprints=sealed,
+        search=SearchSettings(
+            profile.search.num_shots,
+            profile.search.max_length,
+            Rules(**profile.search.selection.model_dump()),
+            tuple(sorted(labelled_tasks)),
+        ),
         tags=run_facts.git_tags(),
     )
     result: dict[str, Any] = {"version": version, "run_id": run_id}

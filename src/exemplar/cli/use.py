@@ -96,7 +96,10 @@ def select(
     context: typer.Context,
     query: Annotated[str, typer.Argument(help="The input to be answered.")],
     task: Annotated[str | None, typer.Option(help="Search this task's examples only.")] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many demonstrations.")] = 4,
+    k: Annotated[
+        int | None,
+        typer.Option("-k", min=1, help="How many; none: as many as in the model's evaluation."),
+    ] = None,
     model: ModelOption = DEFAULT_MODEL,
     prompt: Annotated[bool, typer.Option("--prompt", help="Print the assembled prompt.")] = False,
 ) -> None:

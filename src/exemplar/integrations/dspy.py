@@ -14,7 +14,7 @@ import dspy
 from dspy.teleprompt import Teleprompter
 
 from exemplar.errors import ConfigError
-from exemplar.serving import DEFAULT_K, Filters, Retriever
+from exemplar.serving import Filters, Retriever
 
 
 class ExemplarFewShot(Teleprompter):  # type: ignore[misc]
@@ -28,7 +28,7 @@ class ExemplarFewShot(Teleprompter):  # type: ignore[misc]
         self,
         retriever: Retriever,
         *,
-        k: int = DEFAULT_K,
+        k: int | None = None,
         task: str | None = None,
         filters: Filters | None = None,
         query_field: str = "question",

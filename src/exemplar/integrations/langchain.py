@@ -16,7 +16,7 @@ from __future__ import annotations
 from langchain_core.example_selectors import BaseExampleSelector
 
 from exemplar.errors import ConfigError
-from exemplar.serving import DEFAULT_K, Filters, Retriever
+from exemplar.serving import Filters, Retriever
 
 
 class ExemplarSelector(BaseExampleSelector):  # type: ignore[misc]
@@ -30,7 +30,7 @@ class ExemplarSelector(BaseExampleSelector):  # type: ignore[misc]
         self,
         retriever: Retriever,
         *,
-        k: int = DEFAULT_K,
+        k: int | None = None,
         task: str | None = None,
         filters: Filters | None = None,
         query_key: str = "query",

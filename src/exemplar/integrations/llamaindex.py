@@ -11,7 +11,7 @@ from __future__ import annotations
 from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
-from exemplar.serving import DEFAULT_K, Filters, Retriever
+from exemplar.serving import Filters, Retriever
 
 
 class ExemplarRetriever(BaseRetriever):  # type: ignore[misc]
@@ -25,7 +25,7 @@ class ExemplarRetriever(BaseRetriever):  # type: ignore[misc]
         self,
         retriever: Retriever,
         *,
-        k: int = DEFAULT_K,
+        k: int | None = None,
         task: str | None = None,
         filters: Filters | None = None,
     ):

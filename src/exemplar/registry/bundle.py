@@ -5,20 +5,26 @@ A bundle is the folder that `serving.Retriever` is loaded from:
     encoder/      the trained retriever, a sentence-transformers folder
     index/        the pool's embeddings and examples
     evaluation/   outcomes.parquet and metrics.json, which the promotion gate compares
+    search.json   how demonstrations were chosen in that evaluation, and so are when it is served
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from exemplar.data.io import read_json, write_json
 from exemplar.data.stored import StoredExamples
 from exemplar.errors import ModelError
+from exemplar.retrieval.demonstrations import Rules
 
 DEFAULT_K = 4
-"""Demonstrations of a query that asks for no number."""
+"""Demonstrations of a query that asks for no number, from a model that was never evaluated."""
 
 OUTCOMES = "artifacts/bundle/evaluation/outcomes.parquet"
 """Where a registered model keeps its outcomes."""
@@ -26,6 +32,41 @@ OUTCOMES = "artifacts/bundle/evaluation/outcomes.parquet"
 # The package exemplar itself is left out: it is installed from the project, and an index may hold
 # something else under that name.
 _REQUIREMENTS = ("mlflow", "torch", "transformers", "faiss-cpu", "numpy", "pyarrow")
+_SEARCH = "search.json"
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How a retriever chose demonstrations when it was evaluated: served, it does the same.
+
+    `num_shots`: demonstrations of a query that asks for no number. `max_length`: tokens a query is
+    cut to, None for what the encoder records. `labelled_tasks`: those whose answers are labels.
+    """
+
+    num_shots: int = DEFAULT_K
+    max_length: int | None = None
+    rules: Rules = field(default_factory=Rules)
+    labelled_tasks: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of search.json."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def of_bundle(cls, folder: Path) -> SearchSettings:
+        """Read those of a bundle; one that was never evaluated has none and takes the nearest."""
+        path = folder / _SEARCH
+        if not path.is_file():
+            return cls()
+        stored = read_json(path)
+        try:
+            rules, tasks = Rules(**stored.pop("rules")), tuple(stored.pop("labelled_tasks"))
+            return cls(**stored, rules=rules, labelled_tasks=tasks)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ModelError(
+                f"{path} does not hold the settings of a search: {error!r}. Was the bundle written "
+                "by a newer version of Exemplar? Upgrade, or register the model again."
+            ) from None
 
 
 def write_bundle(
@@ -34,12 +75,14 @@ def write_bundle(
     retriever: Path,
     pool: Path,
     evaluation: Mapping[str, Path] | None = None,
+    search: SearchSettings | None = None,
     progress: str | None = None,
 ) -> None:
     """Write the folder that a retriever is served from.
 
     `pool` is a folder that `PoolIndex.save` wrote with this retriever, or a Parquet file of
-    examples: those are embedded now. `evaluation` gives files by the name they get there.
+    examples: those are embedded now. `evaluation` gives files by the name they get there, `search`
+    how the demonstrations in it were chosen.
     """
     from exemplar.retrieval.pool_index import PoolIndex
 
@@ -49,9 +92,11 @@ def write_bundle(
     else:
         from exemplar.retrieval.encoder import Encoder
 
-        encoder = Encoder.load(retriever)
+        encoder = Encoder.load(retriever, max_length=search.max_length if search else None)
         index = PoolIndex.build(StoredExamples(pool), encoder, progress=progress)
         index.save(folder / "index")
+    if search is not None:
+        write_json(folder / _SEARCH, search.to_dict())
     (folder / "evaluation").mkdir()
     for name, path in (evaluation or {}).items():
         shutil.copy2(path, folder / "evaluation" / name)
@@ -84,6 +129,7 @@ def save_pyfunc(
             Property("similarity", DataType.double),
         ]
     )
+    num_shots = SearchSettings.of_bundle(bundle).num_shots
     turn = Object([Property("role", DataType.string), Property("content", DataType.string)])
     signature = ModelSignature(
         inputs=Schema(
@@ -105,7 +151,7 @@ def save_pyfunc(
         ),
         params=ParamSchema(
             [
-                ParamSpec("k", DataType.long, DEFAULT_K),
+                ParamSpec("k", DataType.long, num_shots),
                 ParamSpec("format", DataType.string, "text"),
             ]
         ),
@@ -116,7 +162,7 @@ def save_pyfunc(
         artifacts={"bundle": str(bundle)},
         mlflow_model=Model(model_id=model_id, run_id=run_id),
         signature=signature,
-        input_example=(pd.DataFrame({"query": ["Where is my parcel?"]}), {"k": DEFAULT_K}),
+        input_example=(pd.DataFrame({"query": ["Where is my parcel?"]}), {"k": num_shots}),
         pip_requirements=[f"{name}=={_version(name)}" for name in _REQUIREMENTS],
     )
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from exemplar.data.io import fingerprint, read_records
 from exemplar.records import Outcome
 from exemplar.registry.aliases import CHAMPION, aliases_of, challenge, resolve
-from exemplar.registry.bundle import OUTCOMES, save_pyfunc, write_bundle
+from exemplar.registry.bundle import OUTCOMES, SearchSettings, save_pyfunc, write_bundle
 from exemplar.registry.story import GATE, introduction
 from exemplar.tracking.runs import FINGERPRINT, digest_of
 from exemplar.tracking.store import Store, explained
@@ -81,6 +81,7 @@ def register(
     metrics: Path,
     entry_script: Path,
     fingerprints: Mapping[str, str],
+    search: SearchSettings,
     tags: Mapping[str, str] | None = None,
     progress: str | None = None,
 ) -> str:
@@ -88,11 +89,13 @@ def register(
 
     The version holds the encoder, the embedded pool, `outcomes` and `metrics`, and answers queries
     through `entry_script` (mlflow/served_model.py). `pool` is a Parquet file of examples, or, much
-    faster, the folder that `PoolIndex.save` wrote with this retriever. The same files registered
-    again give the version that exists; it becomes challenger again unless it is champion or
-    previous. Raises `DataError` where a file is missing and `RegistryError` where MLflow refuses.
+    faster, the folder that `PoolIndex.save` wrote with this retriever; it chooses by `search`. The
+    same registered again gives the version that exists; it becomes challenger again unless it is
+    champion or previous. Raises `DataError` where a file is missing and `RegistryError` where
+    MLflow refuses.
     """
-    digest = digest_of([round, *map(fingerprint, (retriever, pool, outcomes, metrics))])
+    files = [fingerprint(path) for path in (retriever, pool, outcomes, metrics)]
+    digest = digest_of([round, *files, search.to_dict()])
     with explained(f"registering {name!r} in {store.place}"):
         for version in _versions(store, name):
             if version.tags.get(FINGERPRINT) == digest:
@@ -105,6 +108,7 @@ def register(
                 retriever=retriever,
                 pool=pool,
                 evaluation={"outcomes.parquet": outcomes, "metrics.json": metrics},
+                search=search,
                 progress=progress,
             )
             model_id = _upload(store, run_id, round, bundle, entry_script, Path(temporary))

@@ -85,19 +85,40 @@ def demonstrations(
     ranks = []
     rows = tqdm(proposed, desc=progress, disable=progress is None, unit=" queries")
     for row, item in enumerate(rows):
-        known = [traits[name] for name in item.candidate_ids] if traits is not None else []
-        labels = [trait.label for trait in known if trait.label is not None]
-        labelled = len(labels) == len(item.candidate_ids)
-        places = choose(
+        chosen = select(
             item.similarities,
+            rules,
             k=num_shots,
-            groups=[trait.group for trait in known] if rules.one_per_group else None,
-            labels=labels if rules.balance_labels and labelled else None,
+            traits=[traits[name] for name in item.candidate_ids] if traits is not None else (),
             embeddings_ND=None if rules.mmr_lambda is None else proposed.embeddings(row),
-            mmr_lambda=1.0 if rules.mmr_lambda is None else rules.mmr_lambda,
         )
-        ranks.append(arranged(places, rules.order, labels if labelled else None))
+        ranks.append(chosen)
     return proposed.picked(ranks)
+
+
+def select(
+    similarities_N: Sequence[float],
+    rules: Rules,
+    *,
+    k: int,
+    traits: Sequence[Traits] = (),
+    embeddings_ND: NDArray[np.float32] | None = None,
+) -> list[int]:
+    """Return the places of at most k of a query's candidates, the last in the prompt first.
+
+    `traits` (N) where rules are `by_traits`, `embeddings_ND` for maximal marginal relevance.
+    """
+    labels = [trait.label for trait in traits if trait.label is not None]
+    labelled = len(labels) == len(similarities_N)
+    places = choose(
+        similarities_N,
+        k=k,
+        groups=[trait.group for trait in traits] if rules.one_per_group else None,
+        labels=labels if rules.balance_labels and labelled else None,
+        embeddings_ND=embeddings_ND,
+        mmr_lambda=1.0 if rules.mmr_lambda is None else rules.mmr_lambda,
+    )
+    return arranged(places, rules.order, labels if labelled else None)
 
 
 def choose(

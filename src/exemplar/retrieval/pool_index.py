@@ -37,26 +37,27 @@ class TextEncoder(Protocol):
 
 
 class Hit(NamedTuple):
-    """A pool example that was found, and its cosine similarity with the query."""
+    """A pool example that was found, its cosine similarity with the query, its place in `pool`."""
 
     example: Example
     similarity: float
+    place: int
 
 
 class PoolIndex:
     """The embedded pool: searched within one task or as a whole.
 
-    `pool` is grouped by task (a task's examples lie together, in the order given), so that a
-    task's search reads its own stretch of `vectors` (P, D) and nothing else. They are
-    in memory, or mapped from their file; the examples stay where they are.
+    `pool` is grouped by task (a task's examples lie together, in the order given), so that a task's
+    search reads its own stretch of `vectors` (P, D) and nothing else. They are in memory, or mapped
+    from their file; the examples stay where they are.
     """
 
     def __init__(self, pool: Sequence[Example], embeddings_PD: NDArray[np.float32]):
         """Index a pool that is grouped by task; `build` groups one that is not."""
         if len(pool) != len(embeddings_PD) or not pool:
             raise DataError(
-                f"a pool index needs one embedding an example and at least one example, got "
-                f"{len(pool)} examples and {len(embeddings_PD)} embeddings."
+                f"expected one embedding an example and at least one example, got {len(pool)} "
+                f"examples and {len(embeddings_PD)} embeddings."
             )
         assert list(_grouped(pool)) == list(pool), "the pool is not grouped by task"
         index, matrix_PD = _flat(*embeddings_PD.shape)
@@ -147,7 +148,7 @@ class PoolIndex:
             span = (0, len(self.pool)) if task is None else self._spans[task]
             ranked = nearest.among(self._index, embeddings_QD, k, allowed_P, span, excluded)
         return [
-            [Hit(self.pool[at], similarity) for at, similarity in zip(*found, strict=True)]
+            [Hit(self.pool[at], similarity, at) for at, similarity in zip(*found, strict=True)]
             for found in ranked
         ]
 
@@ -178,11 +179,9 @@ class PoolIndex:
                 found.append(self._nearly(embeddings_QD, k, name, hidden))
             else:
                 found.append(self._exactly(embeddings_QD, k, self._spans[name], hidden))
-        return (
-            found[0]
-            if len(found) == 1
-            else [nearest.merged(row, k) for row in zip(*found, strict=True)]
-        )
+        if len(found) == 1:
+            return found[0]
+        return [nearest.merged(row, k) for row in zip(*found, strict=True)]
 
     def _exactly(
         self,

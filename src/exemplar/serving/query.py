@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from exemplar import prompts
 from exemplar.records import Example
-from exemplar.registry.bundle import DEFAULT_K
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +28,14 @@ class Filters:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A text to find demonstrations for: `k` of them, of one task (None: of all)."""
+    """A text to find demonstrations for: `k` of them, of one task (None: of all).
+
+    `k` None: as many as the retriever was evaluated with.
+    """
 
     text: str
     task: str | None = None
-    k: int = DEFAULT_K
+    k: int | None = None
     filters: Filters = Filters()
 
 
@@ -47,7 +49,10 @@ class Demonstration:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """A query with its demonstrations, the nearest first."""
+    """A query with its demonstrations, the last in the prompt first.
+
+    That is the nearest first, unless the retriever was evaluated in another order.
+    """
 
     query: str
     demonstrations: tuple[Demonstration, ...]
@@ -61,10 +66,10 @@ class Selection:
     def prompt(
         self, *, count_tokens: Callable[[str], int] | None = None, budget: int | None = None
     ) -> str:
-        """Return the prompt, the nearest demonstration last.
+        """Return the prompt, the first of the demonstrations last.
 
-        With `count_tokens` and `budget`, the farthest demonstrations are left out until it fits;
-        `PromptError` where the query alone does not.
+        With `count_tokens` and `budget`, the last of them are left out until it fits; `PromptError`
+        where the query alone does not.
         """
         texts = [demonstration.example.text for demonstration in self.demonstrations]
         if count_tokens is None or budget is None:
@@ -72,6 +77,6 @@ class Selection:
         return prompts.fit(texts, self.query, count_tokens=count_tokens, budget=budget)[0]
 
     def messages(self) -> list[dict[str, str]]:
-        """Return the prompt as chat messages, the nearest demonstration last (`prompts.chat`)."""
+        """Return the prompt as chat messages (`prompts.chat`)."""
         pairs = [(item.example.query, item.example.answer) for item in self.demonstrations]
         return prompts.chat(pairs, self.query)

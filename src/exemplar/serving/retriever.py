@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from exemplar.data.stored import StoredExamples, where
 from exemplar.errors import ConfigError, ModelError, TaskError
-from exemplar.registry.bundle import DEFAULT_K
+from exemplar.registry.bundle import SearchSettings
+from exemplar.retrieval.demonstrations import Traits
+from exemplar.retrieval.demonstrations import select as select_among
 from exemplar.retrieval.ranking import normalise
 from exemplar.serving.query import Demonstration, Filters, Query, Selection
 
@@ -27,14 +29,19 @@ if TYPE_CHECKING:
     from exemplar.retrieval.pool_index import Hit, PoolIndex
     from exemplar.tracking.store import Store
 
+_NEAREST = SearchSettings()
 _NO_FILTERS = Filters()
 _MASKS = 16  # masks of recent filters that are kept, a byte an example each
 
 
 class Retriever:
-    """An encoder and the embedded pool that it searches."""
+    """An encoder and the embedded pool that it searches.
 
-    def __init__(self, encoder: Encoder, index: PoolIndex):
+    `settings`: how it chose demonstrations when it was evaluated; it goes on to do so.
+    """
+
+    def __init__(self, encoder: Encoder, index: PoolIndex, settings: SearchSettings = _NEAREST):
+        self.settings = settings
         self._encoder = encoder
         self._index = index
         self._sizes = index.sizes
@@ -71,8 +78,10 @@ class Retriever:
         from exemplar.retrieval.pool_index import PoolIndex
 
         if (folder / "index").is_dir() and (folder / "encoder").is_dir():
+            settings = SearchSettings.of_bundle(folder)
             index = PoolIndex.load(folder / "index", texts_in_memory=True)
-            return cls(Encoder.load(folder / "encoder"), index)
+            encoder = Encoder.load(folder / "encoder", max_length=settings.max_length)
+            return cls(encoder, index, settings)
         if pool is None:
             raise ModelError(
                 f"{reference} is neither a bundle (encoder/ and index/) nor an MLflow model. To "
@@ -97,19 +106,21 @@ class Retriever:
         query: str,
         *,
         task: str | None = None,
-        k: int = DEFAULT_K,
+        k: int | None = None,
         filters: Filters = _NO_FILTERS,
     ) -> Selection:
         """Return the `k` pool examples nearest to `query`, among those of `task` if it is given.
 
-        A pool example with the same query is never shown: it would give the answer away. Fewer
-        than `k` come only where that, or `filters`, leaves fewer. Raises `TaskError` for an unknown
-        task and `ConfigError` for an empty query or a `k` below 1 or above the examples there are.
+        `k` None: as many as in the evaluation. Where `settings` say so, others than the nearest
+        come, or in another order. A pool example with the same query is never shown: it would give
+        the answer away. Fewer than `k` come only where that, `filters` or the settings leave fewer.
+        Raises `TaskError` for an unknown task and `ConfigError` for an empty query or a `k` below 1
+        or above the examples there are.
         """
         return self.answer([Query(query, task, k, filters)])[0]
 
     def select_many(
-        self, queries: Sequence[str], tasks: Sequence[str | None], *, k: int = DEFAULT_K
+        self, queries: Sequence[str], tasks: Sequence[str | None], *, k: int | None = None
     ) -> list[Selection]:
         """Return a selection for each query; the queries are embedded together."""
         return self.answer([Query(q, t, k) for q, t in zip(queries, tasks, strict=True)])
@@ -131,32 +142,37 @@ class Retriever:
         for (task, scope), rows in scopes.items():
             mask_P = None if scope == _NO_FILTERS else self._mask(scope)
             members = [queries[row] for row in rows]
-            hits = self._nearest(members, embeddings_QD[rows], task, mask_P)
-            for row, row_hits in zip(rows, hits, strict=True):
-                least = queries[row].filters.min_similarity
-                found[row] = tuple(
-                    Demonstration(hit.example, hit.similarity)
-                    for hit in row_hits
-                    if least is None or hit.similarity >= least
-                )
+            counts = [self._count(query) for query in members]
+            hits = self._nearest(members, counts, embeddings_QD[rows], task, mask_P)
+            for row, k, row_hits in zip(rows, counts, hits, strict=True):
+                found[row] = self._chosen(row_hits, k, queries[row].filters.min_similarity)
         return [Selection(query.text, found[row]) for row, query in enumerate(queries)]
+
+    def _count(self, query: Query) -> int:
+        """Return how many demonstrations a query gets at most."""
+        return min(self.settings.num_shots, self._available(query)) if query.k is None else query.k
 
     def _nearest(
         self,
         queries: Sequence[Query],
+        counts: Sequence[int],
         embeddings_QD: NDArray[np.float32],
         task: str | None,
         mask_P: NDArray[np.bool_] | None,
     ) -> list[list[Hit]]:
-        """Search, and leave out what a query may not see; search farther where that is too much.
+        """Return what `counts` demonstrations are chosen from, the nearest first.
 
-        Looking at what was found needs no table of all normalised queries, which a large pool
-        would take seconds and gigabytes for.
+        What a query may not see is left out of what was found, and the search goes farther where
+        that is too much: a table of all normalised queries would take a large pool seconds and
+        gigabytes.
         """
         results: list[list[Hit]] = [[] for _ in queries]
         hidden = [(normalise(q.text), frozenset(q.filters.exclude_ids)) for q in queries]
+        wanted = [self.settings.rules.num_candidates(count) for count in counts]
         pending = list(range(len(queries)))
-        fetch = max(q.k + min(len(q.filters.exclude_ids), q.k) for q in queries) + 1
+        fetch = 1 + max(
+            most + min(len(ids), most) for most, (_, ids) in zip(wanted, hidden, strict=True)
+        )
         while pending:
             found = self._index.search(embeddings_QD[pending], k=fetch, task=task, allowed_P=mask_P)
             short = []
@@ -167,11 +183,33 @@ class Retriever:
                     for hit in hits
                     if hit.example.example_id not in ids and normalise(hit.example.query) != text
                 ]
-                if len(kept) < queries[row].k and len(hits) == fetch:
+                if len(kept) < wanted[row] and len(hits) == fetch:
                     short.append(row)
-                results[row] = kept[: queries[row].k]
+                results[row] = kept[: wanted[row]]
             pending, fetch = short, fetch * 4
         return results
+
+    def _chosen(
+        self, hits: Sequence[Hit], k: int, least: float | None
+    ) -> tuple[Demonstration, ...]:
+        """Choose among what was found, at least that similar, by the rules of the evaluation."""
+        rules, labelled = self.settings.rules, self.settings.labelled_tasks
+        hits = [hit for hit in hits if least is None or hit.similarity >= least]
+        if rules.active:
+            examples = [hit.example for hit in hits] if rules.by_traits else []
+            picked = select_among(
+                [hit.similarity for hit in hits],
+                rules,
+                k=k,
+                traits=[
+                    Traits(e.group, e.answer if e.task in labelled else None) for e in examples
+                ],
+                embeddings_ND=None
+                if rules.mmr_lambda is None
+                else self._index.vectors[[hit.place for hit in hits]],
+            )
+            hits = [hits[at] for at in picked]
+        return tuple(Demonstration(hit.example, hit.similarity) for hit in hits[:k])
 
     def _mask(self, scope: Filters) -> NDArray[np.bool_]:
         """Return which pool examples (P,) the filters allow; recent ones are kept."""
@@ -206,8 +244,9 @@ class Retriever:
                     f"Unknown task {task!r}: the pool holds {', '.join(self.tasks)}. Name one of "
                     "these, or none to search them all."
                 )
-        available = sum(self._sizes[task] for task in set(tasks) or self._sizes)
-        k = query.k
+        k, available = query.k, self._available(query)
+        if k is None:
+            return
         if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= available:
             where = " and ".join(f"task {task!r}" for task in sorted(set(tasks))) or "the pool"
             raise ConfigError(
@@ -215,15 +254,21 @@ class Retriever:
                 "has examples."
             )
 
+    def _available(self, query: Query) -> int:
+        """Return how many examples the tasks of a query have."""
+        tasks = query.filters.tasks if query.task is None else (query.task,)
+        return sum(self._sizes[task] for task in set(tasks) or self._sizes)
+
 
 def answer(
-    retriever: Retriever, frame: pd.DataFrame, *, k: int, format: str = "text"
+    retriever: Retriever, frame: pd.DataFrame, *, k: int | None = None, format: str = "text"
 ) -> pd.DataFrame:
     """Answer a table of queries, as the served model does.
 
     Columns in: query and, optionally, task, k, filters and format (empty or missing: the whole
-    pool, `k`, none, `format`). Columns out, one row a query: demonstrations (nearest first;
-    example_id, task, query, answer, similarity), prompt and messages, as the format asks for.
+    pool, `k`, none, `format`; `k` None: as many as in the evaluation). Columns out, one row a
+    query: demonstrations (as in `Selection`; example_id, task, query, answer, similarity), prompt
+    and messages, as the format asks for.
     """
     import pandas as pd
 

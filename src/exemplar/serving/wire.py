@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from exemplar.errors import ConfigError
-from exemplar.registry.bundle import DEFAULT_K
 from exemplar.serving.query import Filters, Query, Selection
 
 Format = Literal["text", "chat", "both"]
@@ -49,7 +48,9 @@ class SelectRequest(BaseModel):
 
     query: Annotated[str, Field(strict=True, min_length=1, description="The input to be answered.")]
     task: str | None = Field(None, description="Search this task's examples only.")
-    k: Annotated[int, Field(strict=True, ge=1, description="How many demonstrations.")] = DEFAULT_K
+    k: Annotated[int, Field(strict=True, ge=1)] | None = Field(
+        None, description="How many demonstrations; none: as many as the model was evaluated with."
+    )
     filters: FilterFields | None = Field(None, description="Which examples may be shown.")
     format: Format = Field(
         "text", description="text: prompt. chat: messages, a turn pair a demonstration. Or both."
@@ -76,7 +77,11 @@ class Message(BaseModel):
 
 
 class SelectAnswer(BaseModel):
-    """The demonstrations for one query, the nearest first, and the prompt, the nearest last."""
+    """The demonstrations for one query, the last in the prompt first, and the prompt.
+
+    That is the nearest first, unless the model was evaluated with its demonstrations in another
+    order.
+    """
 
     demonstrations: list[DemonstrationFields]
     prompt: str | None = Field(None, description="With format text or both.")
@@ -86,11 +91,13 @@ class SelectAnswer(BaseModel):
 def limited(*, max_k: int, max_query_chars: int) -> type[SelectRequest]:
     """Return the request's class with a server's limits in it, so that its OpenAPI states them."""
     text = Field(max_length=max_query_chars, description="The input to be answered.")
-    many = Field(le=max_k, description="How many demonstrations.")
     own = SelectRequest.model_fields
     fields: dict[str, Any] = {
         "query": Annotated[str, *own["query"].metadata, text],
-        "k": (Annotated[int, *own["k"].metadata, many], min(DEFAULT_K, max_k)),
+        "k": (
+            Annotated[int, Field(strict=True, ge=1, le=max_k)] | None,
+            Field(None, description=own["k"].description),
+        ),
     }
     return create_model(
         "SelectRequest", __base__=SelectRequest, __doc__=SelectRequest.__doc__, **fields
@@ -128,7 +135,7 @@ def answer_of(selection: Selection, format: Format) -> dict[str, Any]:
     return answer
 
 
-def from_row(row: Mapping[str, Any], *, k: int, format: str) -> SelectRequest:
+def from_row(row: Mapping[str, Any], *, k: int | None, format: str) -> SelectRequest:
     """Return the request in a row of a table, where what is missing may be None, NaN or "".
 
     Raises `ConfigError` naming the fields that cannot be used.

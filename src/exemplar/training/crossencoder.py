@@ -18,7 +18,12 @@ from exemplar import models
 from exemplar.devices import default_device
 from exemplar.errors import ModelError
 from exemplar.models import quiet_transformers
-from exemplar.training.optimisation import autocast, length_batches, seeded
+from exemplar.training.optimisation import (
+    autocast,
+    length_batches,
+    seeded,
+    use_fast_attention,
+)
 
 Tokens: TypeAlias = list[int]
 
@@ -172,8 +177,10 @@ def load_cross_encoder(
             f"max_length {max_length} does not suit {path}: expected 8 to {most} tokens, as many "
             "as the model has positions. Change max_length or choose another model."
         )
+    device = device or default_device()
+    use_fast_attention(model, device)
     return CrossEncoder(
-        model.to(device or default_device()).eval(),
+        model.to(device).eval(),
         tokenizer,
         max_length=most if max_length is None else max_length,
         dtype=dtype,

@@ -25,7 +25,7 @@ from exemplar.records import Example, LlmScores, Rewards
 from exemplar.retrieval.encoder import Encoder
 from exemplar.training import figures, loop, losses, sampling
 from exemplar.training.groups import Groups, Judged, Row, Vectors, texts_of
-from exemplar.training.optimisation import prepare, resolve_dtype
+from exemplar.training.optimisation import prepare, resolve_dtype, tokens_of_a_pass
 from exemplar.training.ranks import ALONE, Ranks
 
 GROUP_ACCURACY = "group_accuracy"
@@ -66,7 +66,7 @@ def train_retriever(
     freeze_layers: int = 0,
     gradient_checkpointing: bool = False,
     dtype: str = "auto",
-    batch_tokens: int = 8192,
+    batch_tokens: int | None = None,
     ranks: Ranks = ALONE,
     **options: Unpack[loop.Options],
 ) -> loop.TrainingReport:
@@ -82,7 +82,8 @@ def train_retriever(
     the paper): in those tasks nothing that carries the query's label is its negative in the
     contrastive part either. The weights kept have the highest `group_accuracy` on held-out
     queries, the share of groups whose positive is nearest. Defaults are the paper's; `options`:
-    see `loop.Options`. With several `ranks` each embeds its share of the batch.
+    see `loop.Options`. With several `ranks` each embeds its share of the batch, at most
+    `batch_tokens` at once (None: what suits the device).
 
     Returns history and summary, which `out`/training.json holds too. Raises `ModelError`,
     `DataError` and `TrainingError`.
@@ -110,7 +111,12 @@ def train_retriever(
         loss = partial(losses.contrast, temperature=temperature)
     lesson = _Distillation(
         groups,
-        Vectors(encoder, groups.texts(llm_scores), batch_tokens, ranks),
+        Vectors(
+            encoder,
+            groups.texts(llm_scores),
+            batch_tokens or tokens_of_a_pass(encoder.device),
+            ranks,
+        ),
         loss,
         llm_scores=llm_scores,
         mask_same_label=mask_same_label,

@@ -27,7 +27,7 @@ from exemplar.records import Candidates, Example, LlmScores, Rewards
 from exemplar.training import figures, loop, sampling
 from exemplar.training.crossencoder import CrossEncoder, Tokens, load_cross_encoder
 from exemplar.training.losses import listwise
-from exemplar.training.optimisation import prepare, resolve_dtype
+from exemplar.training.optimisation import prepare, resolve_dtype, tokens_of_a_pass
 from exemplar.training.ranks import ALONE, Ranks
 
 RANKING_ACCURACY = "ranking_accuracy"
@@ -58,7 +58,7 @@ def train_reward_model(
     freeze_layers: int = 0,
     gradient_checkpointing: bool = False,
     dtype: str = "auto",
-    batch_tokens: int = 8192,
+    batch_tokens: int | None = None,
     ranks: Ranks = ALONE,
     **options: Unpack[loop.Options],
 ) -> loop.TrainingReport:
@@ -69,8 +69,8 @@ def train_reward_model(
     A batch holds `batch_size` queries with 1 + `num_negatives` candidates each
     (`sampling.reward_group`), drawn anew in every epoch. The share `eval_fraction` of each task's
     queries is held out; the weights kept have the highest `ranking_accuracy` there, the share of
-    groups whose positive scores highest. `batch_tokens` bounds one forward pass, not the batch.
-    With several `ranks` each scores its share of the batch.
+    groups whose positive scores highest. `batch_tokens` bounds one forward pass, not the batch
+    (None: what suits the device). With several `ranks` each scores its share of the batch.
 
     Returns history and summary, which `out`/training.json holds too. Raises `ModelError`,
     `DataError` and `TrainingError`.
@@ -90,7 +90,7 @@ def train_reward_model(
         scores,
         seeds=(seed, "reward_training", round),
         sizes={"num_top": num_top, "num_bottom": num_bottom, "num_negatives": num_negatives},
-        batch_tokens=batch_tokens,
+        batch_tokens=batch_tokens or tokens_of_a_pass(device),
         ranks=ranks,
     )
     lesson.split(eval_fraction, batch_size)

@@ -11,6 +11,8 @@ from exemplar.data.io import read_records
 from exemplar.errors import ModelError, RegistryError
 from exemplar.records import Outcome
 from exemplar.registry import aliases, story, versions
+from exemplar.registry.bundle import SearchSettings
+from exemplar.retrieval.demonstrations import Rules
 from exemplar.serving import Retriever
 from exemplar.tracking import runs
 
@@ -41,6 +43,7 @@ def round_one(files, run_id, entry_script):
         "metrics": files.metrics,
         "entry_script": entry_script,
         "fingerprints": {"test": "t" * 64, "pool": "p" * 64},
+        "search": SearchSettings(num_shots=3, rules=Rules(balance_labels=True)),
     }
 
 

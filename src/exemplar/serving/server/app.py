@@ -5,7 +5,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 from fastapi import Body, FastAPI, Request
@@ -56,6 +56,10 @@ class Model(BaseModel):
     loaded_at: str
     pool_size: int
     tasks: dict[str, int] = Field(description="Pool examples of each task.")
+    k: int = Field(description="Demonstrations of a query that asks for no number.")
+    selection: dict[str, Any] = Field(
+        description="How demonstrations are chosen: search.selection of the model's evaluation."
+    )
     update_error: str | None = Field(description="Why the last update failed, if it did.")
 
 
@@ -161,6 +165,8 @@ def _add_state(app: FastAPI, live: LiveModel) -> None:
             loaded_at=current.since,
             pool_size=sum(sizes.values()),
             tasks=sizes,
+            k=current.retriever.settings.num_shots,
+            selection=asdict(current.retriever.settings.rules),
             update_error=live.update_error,
         )
 
