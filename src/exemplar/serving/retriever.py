@@ -142,15 +142,11 @@ class Retriever:
         for (task, scope), rows in scopes.items():
             mask_P = None if scope == _NO_FILTERS else self._mask(scope)
             members = [queries[row] for row in rows]
-            counts = [self._count(query) for query in members]
+            counts = [self.count(query) for query in members]
             hits = self._nearest(members, counts, embeddings_QD[rows], task, mask_P)
             for row, k, row_hits in zip(rows, counts, hits, strict=True):
                 found[row] = self._chosen(row_hits, k, queries[row].filters.min_similarity)
         return [Selection(query.text, found[row]) for row, query in enumerate(queries)]
-
-    def _count(self, query: Query) -> int:
-        """Return how many demonstrations a query gets at most."""
-        return min(self.settings.num_shots, self._available(query)) if query.k is None else query.k
 
     def _nearest(
         self,
@@ -253,6 +249,10 @@ class Retriever:
                 f"k is {k!r}, expected a whole number from 1 to {available}, as many as {where} "
                 "has examples."
             )
+
+    def count(self, query: Query) -> int:
+        """Return how many demonstrations a query gets at most: what it asks for, or the default."""
+        return min(self.settings.num_shots, self._available(query)) if query.k is None else query.k
 
     def _available(self, query: Query) -> int:
         """Return how many examples the tasks of a query have."""

@@ -119,9 +119,17 @@ def test_the_model_answers_as_the_retriever_does(registered):
     for found, selection in zip(answers["demonstrations"], expected, strict=True):
         assert [item["example_id"] for item in found] == [d.example.example_id for d in selection]
         json.dumps(found)
-    assert len(model.predict(pd.DataFrame({"query": ["a cat"]}))["demonstrations"][0]) == 4
+    assert len(model.predict(pd.DataFrame({"query": ["a cat"]}))["demonstrations"][0]) == 3
     with pytest.raises(MlflowException, match="Unknown task 'sport'"):
         model.predict(pd.DataFrame({"query": ["a cat"], "task": ["sport"]}))
+
+
+def test_a_version_knows_how_it_was_evaluated(store, round_one, registered):
+    """Served otherwise, it would not give what the gate let through."""
+    assert Retriever.load(registered.folder).settings == round_one["search"]
+    changed = {**round_one, "search": SearchSettings(num_shots=8)}
+    assert versions.register(store, "settings", **round_one) == "1"
+    assert versions.register(store, "settings", **changed) == "2"
 
 
 def test_a_retriever_loads_by_alias(store, registered):

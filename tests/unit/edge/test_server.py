@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -120,13 +121,25 @@ def test_the_api_describes_itself_with_its_limits(client):
     api = client.get("/openapi.json").json()
     assert set(api["paths"]) == {"/v1/select", "/v1/model", "/health", "/ready"}
     fields = api["components"]["schemas"]["SelectRequest"]["properties"]
-    assert fields["k"]["maximum"] == 6
+    assert fields["k"]["anyOf"][0]["maximum"] == 6
     assert fields["query"]["maxLength"] == 40
     assert set(fields) == {"query", "task", "k", "filters", "format"}
     assert "413" in api["paths"]["/v1/select"]["post"]["responses"]
     model = client.get("/v1/model").json()
     assert model["pool_size"] == sum(model["tasks"].values()) == 105
     assert (model["name"], model["alias"], model["version"]) == ("pets", "champion", "7")
+    assert (model["k"], model["selection"]["order"]) == (4, "nearest_last")
+
+
+def test_a_query_without_k_gets_the_model_s_number_within_the_limit(retriever):
+    """Prompts of another length than was evaluated would be built without a word."""
+    source = Source("pets", None, lambda: None, lambda _: retriever)
+    for limits, expected in ((LIMITS, 4), (replace(LIMITS, max_k=2), 2)):
+        with TestClient(make(LiveModel(source), limits=limits)) as client:
+            wait(lambda client=client: client.get("/ready").status_code == 200)
+            for body in ({"query": "a cat"}, {"query": "a cat", "k": None}):
+                found = client.post("/v1/select", json=body).json()
+                assert len(found["demonstrations"]) == expected
 
 
 def test_until_a_model_is_loaded_the_service_lives_but_is_not_ready(retriever):

@@ -1,5 +1,6 @@
 """Claims about selecting demonstrations, against plain numpy, on a tiny random encoder."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,9 @@ import pytest
 from exemplar.errors import ConfigError, ModelError, PromptError, TaskError
 from exemplar.records import Example
 from exemplar.registry import bundle
+from exemplar.registry.bundle import SearchSettings
+from exemplar.retrieval.demonstrations import Rules, demonstrations
+from exemplar.retrieval.dense import dense_candidates
 from exemplar.retrieval.encoder import Encoder
 from exemplar.retrieval.pool_index import PoolIndex
 from exemplar.serving import Filters, Retriever, answer
@@ -129,6 +133,61 @@ def test_a_bundle_serves_what_its_parts_do(files, retriever, tmp_path):
     assert bundled.select("a hen is it", k=5) == retriever.select("a hen is it", k=5)
 
 
+@pytest.mark.parametrize("task", [None, "weather"])
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"mmr_lambda": 0.5},
+        {"one_per_group": True},
+        {"balance_labels": True},
+        {"order": "nearest_first"},
+        {"order": "by_label"},
+        {"mmr_lambda": 0.7, "one_per_group": True, "balance_labels": True, "num_considered": 12},
+    ],
+    ids=str,
+)
+def test_what_is_served_is_what_the_search_chose(grouped, rules, task):
+    """The gate judged those demonstrations, not others."""
+    settings = SearchSettings(5, rules=Rules(**rules), labelled_tasks=("animals", "weather"))
+    served = Retriever(grouped.encoder, grouped.index, settings)
+    queries = [
+        Example(f"q{n}", task or "weather", query, ("?",))
+        for n, query in enumerate(("is it red", "is it sun a sun", "a cat is it rain"))
+    ]
+    proposed = dense_candidates(
+        queries,
+        grouped.index,
+        grouped.encoder,
+        k=settings.rules.num_candidates(5),
+        scope="task" if task else "pool",
+    )
+    expected = demonstrations(
+        proposed,
+        grouped.index.pool,
+        settings.rules,
+        num_shots=5,
+        labelled_tasks=settings.labelled_tasks,
+    )
+    found = served.answer([Query(query.query, task) for query in queries])
+    for selection, item in zip(found, expected, strict=True):
+        assert tuple(one.example.example_id for one in selection) == item.candidate_ids
+    plain = Retriever(grouped.encoder, grouped.index).answer([Query(queries[0].query, task, 5)])
+    assert list(found[0]) != list(plain[0])
+
+
+def test_a_bundle_with_settings_that_nobody_knows_is_refused(files, tmp_path):
+    """A rule that is not understood cannot be followed."""
+    search = SearchSettings(2, 12, Rules(mmr_lambda=0.5), ("weather",))
+    folder = tmp_path / "bundle"
+    bundle.write_bundle(folder, retriever=files.retriever, pool=files.pool, search=search)
+    assert Retriever.load(folder).settings == search
+    content = json.loads((folder / "search.json").read_text())
+    for broken in ({**content, "rules": {"new_rule": 1}}, {"num_shots": 4}, []):
+        (folder / "search.json").write_text(json.dumps(broken))
+        with pytest.raises(ModelError, match="does not hold the settings of a search"):
+            Retriever.load(folder)
+
+
 def test_an_encoder_without_a_pool_is_refused(files):
     """There would be nothing to choose from."""
     with pytest.raises(ModelError, match="give the pool"):
@@ -170,7 +229,12 @@ def grouped(files, pool, tmp_path_factory):
     folder = tmp_path_factory.mktemp("grouped") / "index"
     index.save(folder)
     loaded = PoolIndex.load(folder)
-    return SimpleNamespace(memory=Retriever(encoder, index), stored=Retriever(encoder, loaded))
+    return SimpleNamespace(
+        encoder=encoder,
+        index=index,
+        memory=Retriever(encoder, index),
+        stored=Retriever(encoder, loaded),
+    )
 
 
 def test_a_least_similarity_shortens_the_list(retriever):

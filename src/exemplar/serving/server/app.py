@@ -5,7 +5,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
 from fastapi import Body, FastAPI, Request
@@ -125,6 +125,9 @@ def _add_select(app: FastAPI, live: LiveModel, batcher: Batcher, limits: Limits)
         queries = [wire.query_of(item) for item in many]
         for query in queries:
             model.retriever.check(query)
+        # The model's own default may be above the limit.
+        counts = [min(model.retriever.count(query), limits.max_k) for query in queries]
+        queries = [replace(query, k=k) for query, k in zip(queries, counts, strict=True)]
         selections = await batcher.answer(model, queries)
         request.state.told = {"queries": len(queries), "version": model.version}
         answers: list[dict[str, Any]] = [
