@@ -88,7 +88,9 @@ def retriever_loss(ref: str, dtype: str) -> tuple[Any, Loss]:
     encoder.freeze_positions()
 
     def loss(batch: list[Group], tokens: int) -> Tensor:
-        texts = [text for query, others in batch for text in (query.query, *(e.text for e in others))]
+        texts = [
+            text for query, others in batch for text in (query.query, *(e.text for e in others))
+        ]
         places, vector_UD = Vectors(encoder, texts, tokens).of(texts)
         query_BD = vector_UD[[places[query.query] for query, _ in batch]]
         candidate_BND = vector_UD[
@@ -131,7 +133,9 @@ def measure(name: str, model: Any, loss: Loss, batches: list[list[Group]]) -> No
     first = taken[ways[0]]
     for (kind, tokens), spent in taken.items():
         each = spent / (len(batches) - 1)
-        print(f"  {kind}, {tokens:5,} tokens a pass {each:8.3f} s  x{first / spent:.2f}", flush=True)
+        print(
+            f"  {kind}, {tokens:5,} tokens a pass {each:8.3f} s  x{first / spent:.2f}", flush=True
+        )
 
 
 def main() -> None:

@@ -171,8 +171,8 @@ def test_what_is_served_is_what_the_search_chose(grouped, rules, task):
     found = served.answer([Query(query.query, task) for query in queries])
     for selection, item in zip(found, expected, strict=True):
         assert tuple(one.example.example_id for one in selection) == item.candidate_ids
-    plain = Retriever(grouped.encoder, grouped.index).answer([Query(queries[0].query, task, 5)])
-    assert list(found[0]) != list(plain[0])
+    plain = grouped.memory.answer([Query(query.query, task, 5) for query in queries])
+    assert [list(one) for one in found] != [list(one) for one in plain]
 
 
 def test_a_bundle_with_settings_that_nobody_knows_is_refused(files, tmp_path):

@@ -51,6 +51,25 @@ def test_long_pairs_lose_the_start_of_the_longer_text(num_left, num_right, kept)
     assert types == [0] * (kept[0] + 2) + [1] * (kept[1] + 1)
 
 
+def test_attention_by_plain_products_changes_neither_scores_nor_the_saved_model(
+    tiny_bert, tmp_path
+):
+    """It is there for speed on a CPU; a config that named it would bind everybody who loads it."""
+    encoder = load(tiny_bert)
+    tokens = encoder.tokenize(TEXTS)
+    pairs = [encoder.join(tokens[left], tokens[right]) for left in TEXTS for right in TEXTS]
+    scores = {}
+    for kind in ("eager", "sdpa"):
+        encoder.model.set_attn_implementation(kind)
+        with torch.no_grad():
+            scores[kind] = encoder.score(pairs, batch_tokens=200)
+        (tmp_path / kind).mkdir()
+        encoder.save(tmp_path / kind)
+    torch.testing.assert_close(scores["eager"], scores["sdpa"], rtol=0, atol=1e-5)
+    eager, fused = ((tmp_path / kind / "config.json").read_bytes() for kind in scores)
+    assert eager == fused
+
+
 def test_scores_of_a_batch_are_those_of_each_pair_alone(tiny_bert):
     """Padding that is attended to, or an order not undone, gives pairs each other's scores."""
     encoder = load(tiny_bert)
