@@ -31,8 +31,9 @@ setup: $(VENV)/installed ## Make .venv and install everything
 demo: setup ## Train, evaluate and promote a retriever on the embedded sample set
 	@exemplar run
 
+# A process for every core, up to four; each makes the tiny run of tests/conftest.py once.
 test: setup ## Run the tests
-	@python -m pytest -q
+	@OMP_NUM_THREADS=1 python -m pytest -q --numprocesses logical --maxprocesses 4 --dist loadfile
 
 lint: setup ## Check style, types and structure
 	@ruff check .
