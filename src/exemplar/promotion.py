@@ -182,11 +182,29 @@ def register_and_decide(
         ),
         tags=run_facts.git_tags(),
     )
-    result: dict[str, Any] = {"version": version, "run_id": run_id}
+    report = _decide(store, profile, version, evaluation, sealed=sealed, baseline=baseline)
+    return {"version": version, "run_id": run_id, **report}
+
+
+def _decide(
+    store: Store,
+    profile: Profile,
+    version: str,
+    evaluation: Path,
+    *,
+    sealed: Mapping[str, str],
+    baseline: Path,
+) -> dict[str, Any]:
+    """Compare a version with the champion of the moment until the answer holds; return the report.
+
+    `sealed`: the fingerprints of what the version was judged on.
+    """
+    settings = profile.promotion
+    name = settings.registered_model
     while True:
         champion = versions.champion(store, name)
         if champion is not None and champion.record.version == version:
-            return result | _stored_decision(store, name, version)
+            return _stored_decision(store, name, version)
         if champion is None:
             against, opponent = f"baseline {settings.baseline}", baseline / "outcomes.parquet"
             before = read_records(opponent, Outcome)
@@ -194,9 +212,7 @@ def register_and_decide(
             against, before = f"champion, version {champion.record.version}", champion.outcomes
             judged = champion.record.fingerprints
             if differing := [key for key in sealed if judged.get(key) != sealed[key]]:
-                return result | _refuse(
-                    store, name, version, champion.record.version, differing, against
-                )
+                return _refuse(store, name, version, champion.record.version, differing, against)
         decision = decide(
             before,
             read_records(evaluation / "outcomes.parquet", Outcome),
@@ -205,11 +221,11 @@ def register_and_decide(
             seed=profile.seed,
             num_resamples=settings.num_resamples,
         )
-        report = {"against": against, **decision.to_dict()}
+        report: dict[str, Any] = {"against": against, **decision.to_dict()}
         story.store_gate_report(store, name, version, report, decision.markdown())
         compared = "" if champion is None else champion.record.version
         if not decision.promoted or aliases.promote(store, name, version, instead_of=compared):
-            return result | report
+            return report
         # Another process moved the champion meanwhile: the decision was about one that is gone.
 
 

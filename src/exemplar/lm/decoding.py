@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from exemplar.errors import ModelError
 from exemplar.lm.base import blank_line
 from exemplar.lm.memory import give_back, is_out_of_memory, too_large
-
-if TYPE_CHECKING:
-    from exemplar.lm.reading import PackReader
+from exemplar.lm.reading import PackReader, check_finite
 
 # Tokens of a forward pass over padded prompts. On a CPU small slabs stay in its cache: with
 # SmolLM2-135M, prompts of 2,880 tokens took 1.7 times as long in one piece.
@@ -29,15 +26,6 @@ def end_tokens(model: Any, tokenizer: Any) -> set[int]:
     ids = getattr(model.generation_config, "eos_token_id", None)
     several = ids if isinstance(ids, list) else [ids]
     return {i for i in [*several, tokenizer.eos_token_id] if i is not None}
-
-
-def check_finite(values: torch.Tensor, name: str) -> None:
-    """Raise `ModelError` where the model returned NaN or infinity."""
-    if not bool(torch.isfinite(values).all()):
-        raise ModelError(
-            f"model {name!r} returned NaN or infinite logits. A broken or cut-off weights file "
-            "does that, or float16 where the model overflows it: try dtype float32 or bfloat16."
-        )
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from exemplar.errors import ModelError
 from exemplar.lm import attention
-from exemplar.lm.decoding import check_finite
 from exemplar.lm.memory import give_back, is_out_of_memory, too_large
 from exemplar.lm.packing import Batch, IntArray, Pack, PackCost, packs
 from exemplar.lm.pieces import Line
@@ -31,6 +31,15 @@ _BY_PIECES = PackCost(dense=math.inf, fixed=2.0)  # what a node attends to, no c
 _PIECE_NODES = {"cpu": 32, "cuda": 128}
 _FORWARD_NODES = {"cpu": 1024, "cuda": 1 << 16}  # nodes of all rows of one forward pass
 _LOGIT_BYTES = {"cpu": 1 << 28, "cuda": 1 << 31}  # float32 logits of one forward pass
+
+
+def check_finite(values: torch.Tensor, name: str) -> None:
+    """Raise `ModelError` where the model returned NaN or infinity."""
+    if not bool(torch.isfinite(values).all()):
+        raise ModelError(
+            f"model {name!r} returned NaN or infinite logits. A broken or cut-off weights file "
+            "does that, or float16 where the model overflows it: try dtype float32 or bfloat16."
+        )
 
 
 def new_cache() -> Any:

@@ -16,12 +16,15 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from exemplar.data.io import read_json, write_json
 from exemplar.data.stored import StoredExamples
 from exemplar.errors import ModelError
 from exemplar.retrieval.demonstrations import Rules
+
+if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
 
 DEFAULT_K = 4
 """Demonstrations of a query that asks for no number, from a model that was never evaluated."""
@@ -111,15 +114,31 @@ def save_pyfunc(
     """
     import mlflow.pyfunc
     import pandas as pd
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-    from mlflow.types.schema import AnyType, Array, Object, Property
+    from mlflow.models import Model
 
     if not entry_script.is_file():
         raise ModelError(
             f"The served model's entry script {entry_script} does not exist. It is "
             "mlflow/served_model.py of the project; run from the project's root."
         )
+    num_shots = SearchSettings.of_bundle(bundle).num_shots
+    mlflow.pyfunc.save_model(
+        path=str(folder),
+        python_model=str(entry_script),
+        artifacts={"bundle": str(bundle)},
+        mlflow_model=Model(model_id=model_id, run_id=run_id),
+        signature=_signature(num_shots),
+        input_example=(pd.DataFrame({"query": ["Where is my parcel?"]}), {"k": num_shots}),
+        pip_requirements=[f"{name}=={_version(name)}" for name in _REQUIREMENTS],
+    )
+
+
+def _signature(num_shots: int) -> ModelSignature:
+    """Return what the model takes and gives; `num_shots`: what a call without k gets."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import AnyType, Array, Object, Property
+
     found = Object(
         [
             *(
@@ -129,9 +148,8 @@ def save_pyfunc(
             Property("similarity", DataType.double),
         ]
     )
-    num_shots = SearchSettings.of_bundle(bundle).num_shots
     turn = Object([Property("role", DataType.string), Property("content", DataType.string)])
-    signature = ModelSignature(
+    return ModelSignature(
         inputs=Schema(
             [
                 ColSpec("string", "query"),
@@ -155,15 +173,6 @@ def save_pyfunc(
                 ParamSpec("format", DataType.string, "text"),
             ]
         ),
-    )
-    mlflow.pyfunc.save_model(
-        path=str(folder),
-        python_model=str(entry_script),
-        artifacts={"bundle": str(bundle)},
-        mlflow_model=Model(model_id=model_id, run_id=run_id),
-        signature=signature,
-        input_example=(pd.DataFrame({"query": ["Where is my parcel?"]}), {"k": num_shots}),
-        pip_requirements=[f"{name}=={_version(name)}" for name in _REQUIREMENTS],
     )
 
 

@@ -93,35 +93,55 @@ def propose(
             baselines.random_candidates(one.queries, pool, k=one.k, seed=method.seed)
             for one in requests
         ]
-    ranked: list[Proposals] = []
+    if method.name == "kmeans":
+        return _by_clusters(method, requests, pool, progress)
     if method.name == "bm25":
-        for one in requests:
-            ranked.append(
-                bm25.bm25_candidates(
-                    one.queries,
-                    pool,
-                    k=one.num_candidates,
-                    scope=method.scope,
-                    progress=progress,
-                    **method.bm25_options,
-                )
-            )
-        return _chosen(requests, ranked, pool, labelled_tasks, progress)
+        ranked = _by_words(method, requests, pool, progress)
+    else:
+        ranked = _by_embeddings(method, requests, pool, index_folder, made_from, progress)
+    return _chosen(requests, ranked, pool, labelled_tasks, progress)
+
+
+def _by_words(
+    method: Method, requests: Sequence[Request], pool: Sequence[Example], progress: str | None
+) -> list[Proposals]:
+    return [
+        bm25.bm25_candidates(
+            one.queries,
+            pool,
+            k=one.num_candidates,
+            scope=method.scope,
+            progress=progress,
+            **method.bm25_options,
+        )
+        for one in requests
+    ]
+
+
+def _by_clusters(
+    method: Method, requests: Sequence[Request], pool: Sequence[Example], progress: str | None
+) -> list[Sequence[Candidates]]:
+    _, of_pool = _encoders(method)
+    return [
+        baselines.kmeans_candidates(
+            one.queries, pool, of_pool, k=one.k, seed=method.seed, progress=progress
+        )
+        for one in requests
+    ]
+
+
+def _by_embeddings(
+    method: Method,
+    requests: Sequence[Request],
+    pool: Sequence[Example],
+    index_folder: Path | None,
+    made_from: Mapping[str, str] | None,
+    progress: str | None,
+) -> list[Proposals]:
     from exemplar.retrieval import dense  # here alone: torch takes seconds, which bm25 can spare
-    from exemplar.retrieval.encoder import Encoder
     from exemplar.retrieval.pool_index import PoolIndex
 
-    assert method.encoder is not None, f"{method.name} needs an encoder"
-    encoder = Encoder.load(method.encoder, max_length=method.max_length, dtype=method.dtype)
-    of_queries = _Prefixed(encoder, method.query_prefix)
-    of_pool = _Prefixed(encoder, method.passage_prefix)
-    if method.name == "kmeans":
-        return [
-            baselines.kmeans_candidates(
-                one.queries, pool, of_pool, k=one.k, seed=method.seed, progress=progress
-            )
-            for one in requests
-        ]
+    of_queries, of_pool = _encoders(method)
     index = PoolIndex.build(
         pool,
         of_pool,
@@ -131,18 +151,26 @@ def propose(
     )
     if index_folder is not None:
         index.save(index_folder, made_from=made_from)
-    for one in requests:
-        ranked.append(
-            dense.dense_candidates(
-                one.queries,
-                index,
-                of_queries,
-                k=one.num_candidates,
-                scope=method.scope,
-                progress=progress,
-            )
+    return [
+        dense.dense_candidates(
+            one.queries,
+            index,
+            of_queries,
+            k=one.num_candidates,
+            scope=method.scope,
+            progress=progress,
         )
-    return _chosen(requests, ranked, pool, labelled_tasks, progress)
+        for one in requests
+    ]
+
+
+def _encoders(method: Method) -> tuple[_Prefixed, _Prefixed]:
+    """Return the method's encoder as it is for queries and for pool examples."""
+    from exemplar.retrieval.encoder import Encoder
+
+    assert method.encoder is not None, f"{method.name} needs an encoder"
+    encoder = Encoder.load(method.encoder, max_length=method.max_length, dtype=method.dtype)
+    return _Prefixed(encoder, method.query_prefix), _Prefixed(encoder, method.passage_prefix)
 
 
 def _chosen(

@@ -202,8 +202,9 @@ def test_a_promotion_by_hand_is_written_into_the_story(store, registered):
 
 def test_the_model_shows_the_figures_of_its_run(store, registered, run_id):
     """The models page could not be sorted by how good they are."""
-    first = store.client.get_run(run_id).outputs.model_outputs[0]
-    model = store.client.get_logged_model(first.model_id)
-    assert json.loads(model.tags["mlflow.modelVersions"])[0]["version"] == registered.version
+    outputs = store.client.get_run(run_id).outputs.model_outputs  # in no order
+    models = [store.client.get_logged_model(output.model_id) for output in outputs]
+    link = {"name": NAME, "version": registered.version}
+    (model,) = (m for m in models if json.loads(m.tags["mlflow.modelVersions"]) == [link])
     assert {item.key: item.value for item in model.metrics} == {"eval/average": 60.0}
     assert model.source_run_id == run_id
