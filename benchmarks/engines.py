@@ -17,6 +17,7 @@ import argparse
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,8 @@ def main() -> None:
     )
     few = prompts[: options.prompts]
     for name, labels in (("lines", None), ("labels", LABELS)):
-        own_seconds, own_texts = timed(lambda which=labels: ours.generate(few, 24, which))
-        seconds, texts = timed(lambda which=labels: server.generate(few, 24, which))
+        own_seconds, own_texts = timed(partial(ours.generate, few, 24, labels))
+        seconds, texts = timed(partial(server.generate, few, 24, labels))
         print(
             f"{name:7s} {share_equal(own_texts, texts)}, {own_seconds:.1f} s and {seconds:.1f} s "
             f"(x{seconds / own_seconds:.2f})"

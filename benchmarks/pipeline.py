@@ -160,12 +160,14 @@ def kubeflow(root: Path, params: Path) -> float:
 def compile_to(out: Path, params: Path, **plan: Any) -> int:
     """Compile the pipeline `iteration` and return its size in bytes."""
     from exemplar.config import load_params
-    from exemplar.kubeflow import arguments, cluster, compiling
+    from exemplar.kubeflow import arguments, compiling
+    from exemplar.kubeflow.cluster import load_cluster
+    from exemplar.kubeflow.placement import Placement
     from exemplar.kubeflow.plan import Plan
 
     settings = load_params(params)
-    placement = cluster.Placement(
-        cluster.load_cluster(PROJECT / "infra/kubernetes/profile.yaml"),
+    placement = Placement(
+        load_cluster(PROJECT / "infra/kubernetes/profile.yaml"),
         image="exemplar-python",
         hardware="gpu-small",
     )

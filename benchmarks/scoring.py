@@ -46,7 +46,9 @@ def read_examples(folder: Path | None, tasks: str | None) -> dict[str, list[Exam
     if folder is None:
         pool = sample.generate(0)["pool"]
     else:
-        specs = select(load_catalog(), tasks.split(",") if tasks else None)
+        catalog = load_catalog()
+        known = sources.available("local", folder, catalog)
+        specs = select(catalog, tasks.split(",") if tasks else known)
         pool = sources.load(
             "local", path=folder, specs=specs, seed=0, max_pool=1000, max_train=1, max_test=1
         ).pool

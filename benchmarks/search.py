@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def encoding(ref: str, folder: Path | None, size: int, repeats: int) -> None:
     print(f"{len(texts):,} different texts of {np.mean([len(t.split()) for t in texts]):.0f} words")
     runs: dict[str, Callable[[], Any]] = {
         "sentence-transformers": lambda: theirs.encode(texts),
-        **{f"Encoder, {name}": (lambda e=e: e.encode(texts)) for name, e in encoders.items()},
+        **{f"Encoder, {name}": partial(e.encode, texts) for name, e in encoders.items()},
     }
     theirs.encode(texts[:100])  # warm up
     for encoder in encoders.values():
@@ -123,7 +124,8 @@ def searching(rows: int, repeats: int, probes: int) -> None:
     def made(count: int) -> np.ndarray:
         vectors = draw.standard_normal((count, LATENT), dtype=np.float32) @ basis
         vectors += 0.5 * draw.standard_normal((count, DIMENSION), dtype=np.float32)
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors
 
     rows_ND = np.concatenate([made(min(65_536, rows - at)) for at in range(0, rows, 65_536)])
     queries_QD = made(NUM_QUERIES)

@@ -157,7 +157,7 @@ def print_table(tasks: Sequence[Task]) -> None:
             )
             if not changed:
                 continue
-            (change,) = decide(old, new).changes
+            (change,) = decide(old, new).tasks
             line(switch, task.name, changed, change.champion, change.challenger, change.interval)
             before[task.name] = [outcome.score for outcome in old]
             after[task.name] = [outcome.score for outcome in new]

@@ -19,15 +19,16 @@ from typing import Any
 
 from exemplar import lm as lm_engine
 from exemplar.data import sources
+from exemplar.data.splits import Splits
 from exemplar.evaluation.icl import predict
 from exemplar.records import Example
-from exemplar.retrieval.methods import Method, Request, propose
+from exemplar.retrieval.methods import Method, Name, Request, propose
 from exemplar.tasks.spec import TaskSpec, load_catalog, select
 
-METHODS = ("zero_shot", "random", "bm25")
+METHODS: tuple[Name, ...] = ("zero_shot", "random", "bm25")
 
 
-def describe(spec: TaskSpec, splits: sources.Splits) -> None:
+def describe(spec: TaskSpec, splits: Splits) -> None:
     """Print what a task holds."""
     counts = splits.counts[spec.name]
     print(f"\n== {spec.name} ({spec.category}, {spec.kind}, {spec.metric})")
@@ -65,10 +66,10 @@ def balance(spec: TaskSpec, examples: Sequence[Example]) -> str:
     return ", ".join(f"{name} {found.count(name) / len(found):.0%}" for name in names)
 
 
-def scores(lm: Any, spec: TaskSpec, splits: sources.Splits, *, shots: int) -> dict[str, float]:
+def scores(lm: Any, spec: TaskSpec, splits: Splits, *, shots: int) -> dict[str, float]:
     """Return the mean score of each method on the task's test examples."""
     pool = {example.example_id: example for example in splits.pool}
-    found = {}
+    found: dict[str, float] = {}
     for name in METHODS:
         (proposed,) = propose(Method(name=name), [Request(splits.test, shots)], splits.pool)
         chosen = {item.query_id: [pool[i] for i in item.candidate_ids] for item in proposed}
@@ -106,7 +107,7 @@ def main() -> None:
     chosen = select(catalog, options.tasks.split(",") if options.tasks else known)
     specs = [spec.worded(options.wording) for spec in chosen]
 
-    def load(spec: TaskSpec, max_test: int | None) -> sources.Splits:
+    def load(spec: TaskSpec, max_test: int | None) -> Splits:
         return sources.load(source, path=options.folder, specs=[spec], seed=0, max_test=max_test)
 
     for spec in specs:

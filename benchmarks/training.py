@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,11 @@ def retriever_loss(ref: str, dtype: str) -> tuple[Any, Loss]:
     return encoder.model, loss
 
 
+def losses(loss: Loss, batch: list[Group], tokens: int, _: object) -> dict[str, Tensor]:
+    """Return the loss as an update of weights asks for it."""
+    return {"loss": loss(batch, tokens)}
+
+
 def measure(name: str, model: Any, loss: Loss, batches: list[list[Group]]) -> None:
     """Print the seconds of an update in every way, the ways in turns."""
     optimizer = make_optimizer(model, 0.0)
@@ -121,7 +127,7 @@ def measure(name: str, model: Any, loss: Loss, batches: list[list[Group]]) -> No
             update_weights(
                 model,
                 optimizer,
-                lambda _, batch=batch, tokens=tokens: {"loss": loss(batch, tokens)},
+                partial(losses, loss, batch, tokens),
                 number,
                 lr=1e-5,
                 clip=1.0,

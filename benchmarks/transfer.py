@@ -26,6 +26,7 @@ from typing import Any
 from exemplar import lm as lm_engine
 from exemplar.data import sources
 from exemplar.data.io import read_records, write_records
+from exemplar.data.splits import Splits
 from exemplar.evaluation.icl import predict
 from exemplar.evaluation.significance import Interval, bootstrap_mean, paired_interval
 from exemplar.records import Candidates, Outcome
@@ -87,7 +88,7 @@ def round_weights(model: Any, name: str) -> None:
                 )
 
 
-def proposed(ref: str, splits: sources.Splits, shots: int) -> Sequence[Candidates]:
+def proposed(ref: str, splits: Splits, shots: int) -> Sequence[Candidates]:
     """Return the demonstrations of every test example by a baseline or an encoder."""
     known = ref in BASELINES
     method = Method(name=ref if known else "dense", encoder=None if known else ref, max_length=128)  # type: ignore[arg-type]

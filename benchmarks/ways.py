@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -162,7 +162,7 @@ def fused(lm: Any) -> Iterator[None]:
         weight = torch.cat([linear.weight.detach() for linear in group])
         sizes, left = [len(linear.weight) for linear in group], list[Tensor]()
 
-        def first(inputs: Tensor, *, w: Tensor, s: Sequence[int], rest: list[Tensor]) -> Tensor:
+        def first(inputs: Tensor, *, w: Tensor, s: list[int], rest: list[Tensor]) -> Tensor:
             own, *others = torch.split(nn.functional.linear(inputs, w), s, dim=-1)
             rest[:] = others
             return own
