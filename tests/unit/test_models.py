@@ -3,12 +3,16 @@
 import subprocess
 import sys
 import xml
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from exemplar.errors import ModelError
-from exemplar.models import resolve
+from exemplar.lm.loading import load
+from exemplar.models import resolve, transformers_alone
+from exemplar.retrieval.encoder import Encoder
+from exemplar.training.crossencoder import load_cross_encoder
 
 
 def test_a_package_reference_leads_inside_the_package_without_importing_it():
@@ -57,3 +61,23 @@ def test_a_path_that_exists_stays_itself_and_a_hub_id_passes_untouched(tmp_path)
     assert resolve(str(tmp_path)) == str(tmp_path)
     assert resolve("intfloat/e5-base-v2") == "intfloat/e5-base-v2"
     assert resolve("gpt2") == "gpt2"
+
+
+@pytest.mark.parametrize(
+    "load_tiny",
+    [
+        lambda models: load(str(models.lm), "float32", max_length=256),
+        lambda models: Encoder.load(models.encoder),
+        lambda models: load_cross_encoder(str(models.encoder), dtype="float32", head_seed=0),
+    ],
+    ids=["language model", "encoder", "cross-encoder"],
+)
+def test_one_thread_loads_at_a_time(load_tiny, tiny_models):
+    """Two at once left transformers without tied weights: later language models were refused."""
+    load_tiny(tiny_models)  # what it imports takes longer than the wait below
+    with ThreadPoolExecutor(1) as pool:
+        with transformers_alone():
+            loading = pool.submit(load_tiny, tiny_models)
+            with pytest.raises(TimeoutError):
+                loading.result(timeout=0.5)
+        assert loading.result() is not None

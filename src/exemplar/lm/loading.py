@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from exemplar.lm import memory
 from exemplar.lm.exactness import check_packing
 from exemplar.lm.gguf import converted
 from exemplar.lm.transformers import TransformersLM
-from exemplar.models import cache_folder, resolve
+from exemplar.models import cache_folder, resolve, transformers_alone
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -36,7 +34,7 @@ def load(
     device = default_device()
     precision = choose_dtype(dtype, device)
     path = resolve(ref)
-    with _quiet_transformers():
+    with transformers_alone():
         if Path(path).is_file():
             path = str(converted(Path(path), precision, cache_dir or cache_folder()))
         model, tokenizer = _open(ref, path, precision)
@@ -121,19 +119,3 @@ def project_in_float32(model: Any) -> None:
     head = copy.deepcopy(model.get_output_embeddings()).float()
     head.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
     model.set_output_embeddings(head)
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Silence transformers' own bars and remarks while it loads; ours say what matters."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

@@ -18,7 +18,7 @@ import torch
 from exemplar.data.io import atomic_folder
 from exemplar.devices import default_device
 from exemplar.errors import ModelError
-from exemplar.models import quiet_transformers
+from exemplar.models import transformers_alone
 from exemplar.retrieval import model_folder
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class Encoder:
     def save(self, folder: str | Path) -> None:
         """Write a folder that plain sentence-transformers opens, whole or not at all."""
         with atomic_folder(Path(folder)) as path:
-            with quiet_transformers():
+            with transformers_alone():
                 self.model.save_pretrained(path)
                 self.tokenizer.save_pretrained(path)
             (path / "model.safetensors").chmod(0o644)  # written readable by its owner alone

@@ -11,7 +11,7 @@ from typing import Any
 
 from exemplar.data.io import read_json, write_json
 from exemplar.errors import ModelError
-from exemplar.models import quiet_transformers, resolve
+from exemplar.models import resolve, transformers_alone
 
 _POOLING_FLAG = "pooling_mode_mean_tokens"
 
@@ -129,7 +129,7 @@ def load_weights(folder: Path) -> Any:
     from transformers import AutoModel
 
     try:
-        with quiet_transformers():
+        with transformers_alone():
             model, info = AutoModel.from_pretrained(
                 str(folder), dtype="float32", output_loading_info=True
             )

@@ -17,7 +17,7 @@ from torch import Tensor
 from exemplar import models
 from exemplar.devices import default_device
 from exemplar.errors import ModelError
-from exemplar.models import quiet_transformers
+from exemplar.models import transformers_alone
 from exemplar.training.optimisation import (
     autocast,
     length_batches,
@@ -192,7 +192,7 @@ def _read(path: str, head_seed: int | None) -> tuple[Any, Any, list[str]]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     try:
-        with quiet_transformers(), seeded("reward_model_head", head_seed):
+        with transformers_alone(), seeded("reward_model_head", head_seed):
             model, info = AutoModelForSequenceClassification.from_pretrained(
                 path,
                 num_labels=1,

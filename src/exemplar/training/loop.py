@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from exemplar import seeding
 from exemplar.data.io import atomic_folder, write_json
-from exemplar.models import quiet_transformers
+from exemplar.models import transformers_alone
 from exemplar.training import checkpoint as checkpoints
 from exemplar.training.checkpoint import State
 from exemplar.training.optimisation import (
@@ -236,7 +236,7 @@ def train_into(
     report.summary.update(lesson.counts, dtype=trainee.dtype)
     if not ranks.is_first:
         return report
-    with quiet_transformers(), atomic_folder(out) as folder:
+    with transformers_alone(), atomic_folder(out) as folder:
         trainee.save(folder)
         report.write(folder)
     if checkpoint is not None:
