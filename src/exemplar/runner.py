@@ -76,7 +76,10 @@ def _write_null(representer: Any, _: None) -> Any:
 
 
 def repro(targets: Sequence[str] = ()) -> int:
-    """Run `dvc repro` and return its exit code. The stages find this environment's commands."""
+    """Run `dvc repro`; return its exit code, or that of the stage that failed.
+
+    The stages find this environment's commands.
+    """
     binaries = Path(sys.executable).parent
     environment = {
         "DVC_NO_ANALYTICS": "1",
@@ -90,7 +93,7 @@ def repro(targets: Sequence[str] = ()) -> int:
             "There is no .dvc folder here. Run from the project's root; outside a Git checkout "
             "run `dvc init --no-scm` first."
         )
-    command = [sys.executable, "-m", "dvc", "repro", *targets]
+    command = [sys.executable, "-m", "exemplar.dvc_repro", *targets]
     return subprocess.run(command, env=environment, check=False).returncode
 
 

@@ -125,5 +125,12 @@ def test_stages_find_the_commands_of_this_environment(tmp_path, monkeypatch):
     )
     assert runner.repro() == 0
     assert Path((tmp_path / "found").read_text().strip()).parent == Path(sys.executable).parent
-    (tmp_path / "dvc.yaml").write_text("stages:\n  fails:\n    cmd: exit 3\n")
-    assert runner.repro() != 0
+
+
+def test_a_failed_stage_s_exit_code_is_passed_on(tmp_path, monkeypatch):
+    """A wrong setting is exit code 2 of its step, and so of the run: DVC makes 255 of it."""
+    monkeypatch.chdir(tmp_path)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], check=True)
+    (tmp_path / "dvc.yaml").write_text("stages:\n  fails:\n    cmd: exit 2\n")
+    assert runner.repro() == 2
+    assert runner.repro(["no-such-stage"]) == 255

@@ -85,6 +85,11 @@ def refuse_inexact(ref: str, config: Any, max_length: int) -> None:
 def _open(ref: str, path: str, dtype: torch.dtype) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
+        raise ModelError(
+            f"model {ref!r} does not load as a causal language model: its folder holds no "
+            "config.json. Expected a folder or hub id with config.json, weights and a tokenizer."
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
         model, info = AutoModelForCausalLM.from_pretrained(
