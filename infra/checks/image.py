@@ -40,7 +40,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 STEPS, SERVER = ("infra/Dockerfile", "/opt/exemplar"), ("mlflow/Dockerfile", "/opt/mlflow")
 TARGETS = {"cpu": STEPS, "cuda": STEPS, "demo": STEPS, "server": SERVER}
 """For each target its file, and the virtual environment in its image."""
-UNWANTED = {"dvc", "kubernetes", "kfp-kubernetes", "kfp-server-api", "pip", "uv", "pytest", "mypy"}
+UNWANTED = {"dvc", "kfp-kubernetes", "kfp-server-api", "pip", "uv", "pytest", "mypy"}
 
 
 def main() -> int:

@@ -1,7 +1,8 @@
 """Runs with the Python of a replayed image; prints JSON. Standard library only.
 
 inside.py packages           every distribution and its version
-inside.py imports NAME...    what fails to load of these packages; of exemplar, every module
+inside.py imports NAME...    what fails to load of these packages; of exemplar, every module but the
+                             integrations, whose frameworks an image does without
 """
 
 import importlib
@@ -24,6 +25,7 @@ def imports(asked):
     if "exemplar" in asked:
         path = importlib.import_module("exemplar").__path__
         names = {module.name for module in pkgutil.walk_packages(path, "exemplar.")}
+        names = {name for name in names if not name.startswith("exemplar.integrations.")}
         names.discard("exemplar.__main__")  # runs the command line
     for module, owners in metadata.packages_distributions().items():
         plain = {re.sub(r"[-_.]+", "-", owner).lower() for owner in owners}

@@ -42,12 +42,21 @@ class Replay:
 
     def environment(self, target: str) -> dict[str, str]:
         """What a process in a stage finds: ENV from first to last, on a plain PATH."""
-        values = {"PATH": f"{Path(sys.executable).resolve().parent}:{os.defpath}"}
+        values = {"PATH": f"{self._base_commands()}:{os.defpath}"}
         for stage in self.dockerfile.chain(target):
             for step in stage.instructions:
                 if step.name == "ENV":
                     values |= assignments(self.moved(substituted(step.value, values)))
         return values
+
+    def _base_commands(self) -> Path:
+        """A folder with the interpreter under the base image's names; Debian knows it by one."""
+        folder = self.prefix / "base"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("python", "python3"):
+            if not (folder / name).is_symlink():
+                (folder / name).symlink_to(Path(sys.executable).resolve())
+        return folder
 
     def folder(self, target: str) -> Path:
         """The working folder of a stage, made if it is missing."""
