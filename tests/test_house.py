@@ -23,6 +23,7 @@ CONCEPTS = {
     "prompts",
     "models",
     "devices",
+    "prepacked",
     "tasks",
     "data",
     "retrieval",
@@ -48,7 +49,7 @@ HEAVY = {
     "dvc",
 }
 MAY_IMPORT_TORCH = re.compile(
-    r"devices|training/\w+|retrieval/encoder|lm/(?!__init__|base|scoring)\w+"
+    r"devices|prepacked|training/\w+|retrieval/encoder|lm/(?!__init__|base|scoring)\w+"
 )
 MOST_LINES = 300
 MOST_LINES_OF_A_FUNCTION = 60

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from exemplar.allocator import keep_freed_memory
 from exemplar.cli.compare import compare_app
 from exemplar.cli.pipeline import pipeline_app
 from exemplar.cli.registry import registry_app
@@ -57,6 +58,7 @@ app.add_typer(use_app)
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: a user's error is one message and exit code 2, never a traceback."""
+    keep_freed_memory()
     try:
         app(arguments)
     except ExemplarError as error:

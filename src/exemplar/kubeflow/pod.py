@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from exemplar import launch, steps
+from exemplar.allocator import keep_freed_memory
 from exemplar.data.io import fingerprint, write_json
 from exemplar.data.shares import Shard
 from exemplar.kubeflow.arguments import baseline_of, profile_of
@@ -62,6 +63,7 @@ def run(
     step gives the paths; `target`: the round or baseline, as in the names of cost files; `nodes`:
     other pods that do the work together (`nodes.py`), if any.
     """
+    keep_freed_memory()
     given = {name: item for name, item in inputs.items() if item}  # what is optional may be missing
     arguments |= {name: _paths(item) for name, item in given.items()}
     if step in RESUMING:

@@ -15,6 +15,7 @@ from exemplar.lm.exactness import check_packing
 from exemplar.lm.gguf import converted
 from exemplar.lm.transformers import TransformersLM
 from exemplar.models import cache_folder, resolve, transformers_alone
+from exemplar.prepacked import prepack
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -40,6 +41,7 @@ def load(
         model, tokenizer = _open(ref, path, precision)
     refuse_inexact(ref, model.config, max_length)
     model = model.to(device)
+    prepack(model)
     if precision != torch.float32:
         project_in_float32(model)
     if batch_tokens is None:

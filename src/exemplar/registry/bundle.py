@@ -96,7 +96,7 @@ def write_bundle(
         from exemplar.retrieval.encoder import Encoder
 
         encoder = Encoder.load(retriever, max_length=search.max_length if search else None)
-        index = PoolIndex.build(StoredExamples(pool), encoder, progress=progress)
+        index = PoolIndex.build(StoredExamples(pool), encoder.for_inference(), progress=progress)
         index.save(folder / "index")
     if search is not None:
         write_json(folder / _SEARCH, search.to_dict())

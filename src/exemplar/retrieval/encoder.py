@@ -19,6 +19,7 @@ from exemplar.data.io import atomic_folder
 from exemplar.devices import default_device
 from exemplar.errors import ModelError
 from exemplar.models import transformers_alone
+from exemplar.prepacked import prepack
 from exemplar.retrieval import model_folder
 
 if TYPE_CHECKING:
@@ -73,6 +74,15 @@ class Encoder:
         if device is None:
             device = default_device()
         return cls(model.to(device).eval(), tokenizer, max_length=length, dtype=dtype)
+
+    def for_inference(self) -> Encoder:
+        """Lay the weights out for the processor, once and for all; return this encoder.
+
+        On a CPU it then embeds faster, above all single texts, and can be neither trained nor
+        saved; on a GPU nothing changes.
+        """
+        prepack(self.model, _DTYPES[self.dtype])
+        return self
 
     @property
     def device(self) -> torch.device:

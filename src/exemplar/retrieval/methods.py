@@ -169,7 +169,8 @@ def _encoders(method: Method) -> tuple[_Prefixed, _Prefixed]:
     from exemplar.retrieval.encoder import Encoder
 
     assert method.encoder is not None, f"{method.name} needs an encoder"
-    encoder = Encoder.load(method.encoder, max_length=method.max_length, dtype=method.dtype)
+    loaded = Encoder.load(method.encoder, max_length=method.max_length, dtype=method.dtype)
+    encoder = loaded.for_inference()
     return _Prefixed(encoder, method.query_prefix), _Prefixed(encoder, method.passage_prefix)
 
 

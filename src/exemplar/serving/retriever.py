@@ -81,13 +81,13 @@ class Retriever:
             settings = SearchSettings.of_bundle(folder)
             index = PoolIndex.load(folder / "index", texts_in_memory=True)
             encoder = Encoder.load(folder / "encoder", max_length=settings.max_length)
-            return cls(encoder, index, settings)
+            return cls(encoder.for_inference(), index, settings)
         if pool is None:
             raise ModelError(
                 f"{reference} is neither a bundle (encoder/ and index/) nor an MLflow model. To "
                 "use an encoder alone, give the pool to search too (a Parquet file of examples)."
             )
-        encoder = Encoder.load(reference)
+        encoder = Encoder.load(reference).for_inference()
         examples = StoredExamples(pool).held()
         return cls(encoder, PoolIndex.build(examples, encoder, progress=progress))
 

@@ -18,6 +18,7 @@ from exemplar import models
 from exemplar.devices import default_device
 from exemplar.errors import ModelError
 from exemplar.models import transformers_alone
+from exemplar.prepacked import prepack
 from exemplar.training.optimisation import (
     autocast,
     length_batches,
@@ -83,6 +84,14 @@ class CrossEncoder:
         self.max_length = max_length
         self.dtype = dtype
         self._pattern = PairPattern.of(tokenizer)
+
+    def for_inference(self) -> CrossEncoder:
+        """Lay the weights out for the processor, once and for all; return this cross-encoder.
+
+        On a CPU it then scores faster and can be neither trained nor saved.
+        """
+        prepack(self.model, getattr(torch, self.dtype))
+        return self
 
     @property
     def device(self) -> torch.device:

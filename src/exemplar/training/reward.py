@@ -264,7 +264,8 @@ def score_rewards(
     """
     sampling.require_examples(examples_by_id, candidates)
     device = default_device()
-    encoder = load_cross_encoder(str(model_dir), dtype=resolve_dtype(dtype, device), device=device)
+    loaded = load_cross_encoder(str(model_dir), dtype=resolve_dtype(dtype, device), device=device)
+    encoder = loaded.for_inference()
     texts = _PairTexts(encoder, examples_by_id, candidates)
     keys = [(record.query_id, i) for record in candidates for i in record.candidate_ids]
     rewards: list[float] = []

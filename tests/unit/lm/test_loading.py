@@ -15,6 +15,7 @@ import torch
 from exemplar import lm as engine
 from exemplar.errors import ConfigError, ModelError
 from exemplar.lm.loading import choose_dtype
+from exemplar.prepacked import PrepackedLinear
 
 PROMPTS, ANSWERS = ["Is it far?\n", "no\n\nIs it far?\n"], ["Yes", "a warm, funny film"]
 
@@ -35,6 +36,13 @@ def test_a_saved_folder_loads_and_names_its_precision(saved):
     lm = engine.load(saved("Llama"), "float32", max_length=100)
     assert (lm.dtype, lm.max_length) == ("float32", 100)
     assert all(np.isfinite(lm.logprobs(PROMPTS, ANSWERS)))
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="no oneDNN here")
+def test_a_loaded_model_is_laid_out_for_the_processor(saved):
+    """What the benchmarks measure is what users get."""
+    lm = engine.load(saved("Llama"), "float32", max_length=100)
+    assert sum(isinstance(module, PrepackedLinear) for module in lm.model.modules()) == 14
 
 
 @pytest.mark.parametrize(

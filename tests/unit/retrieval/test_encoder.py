@@ -106,6 +106,14 @@ def test_a_saved_encoder_comes_back_with_its_length_and_embeddings(encoder, tiny
     assert not [path.name for path in tmp_path.iterdir() if path.name != "saved"]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_laid_out_for_inference_embed_the_same(tiny, dtype):
+    """A served retriever embeds its queries this way; the index may have been built elsewhere."""
+    plain = Encoder.load(tiny, device="cpu", dtype=dtype).encode(TEXTS)
+    quick = Encoder.load(tiny, device="cpu", dtype=dtype).for_inference().encode(TEXTS)
+    np.testing.assert_allclose(quick, plain, atol=1e-6)
+
+
 def test_loading_an_encoder_twice_gives_the_same_bytes(tiny, tmp_path):
     """Random weights for a part the checkpoint lacks would change a retriever's fingerprint."""
     for name in ("one", "two"):

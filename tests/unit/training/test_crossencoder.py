@@ -131,3 +131,15 @@ def test_minilm_becomes_a_cross_encoder():
     with torch.no_grad():
         scores = encoder.score([encoder.join(*tokens.values())], batch_tokens=128)
     assert torch.isfinite(scores).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@torch.inference_mode()
+def test_weights_laid_out_for_inference_score_the_same(tiny_bert, dtype):
+    """Rewards are computed this way, by the model that training measured without it."""
+    encoder = load(tiny_bert, dtype=dtype)
+    tokens = encoder.tokenize(TEXTS)
+    pairs = [encoder.join(tokens[left], tokens[right]) for left in TEXTS for right in TEXTS]
+    plain = encoder.score(pairs, batch_tokens=64)
+    quick = encoder.for_inference().score(pairs, batch_tokens=64)
+    torch.testing.assert_close(quick, plain, atol=1e-6, rtol=0)
