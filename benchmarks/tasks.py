@@ -40,6 +40,8 @@ def describe(spec: TaskSpec, splits: Splits) -> None:
     )
     for reason, rows in counts["empty"].items():
         print(f"left out: {rows:,} rows, {reason}")
+    for reason, rows in counts["cut"].items():
+        print(f"cut: {rows:,} rows, {reason}")
     for name, examples in (("pool", splits.pool), ("test", splits.test)):
         lengths = sorted(len(example.text.split()) for example in examples)
         tenths = quantiles(lengths, n=10, method="inclusive") if len(lengths) > 1 else lengths

@@ -49,7 +49,9 @@ class DownloadData(Section):
     `path`: the folder of the source 'local'; s3://BUCKET/FOLDER for 's3'; for 'hub' a mirror, or
     null; for 'released' the authors' files, in a folder or as hf://datasets/OWNER/NAME@REVISION, or
     null for theirs on the hub; `scores`: with their candidates and rewards. `wording`: which of a
-    task's prompt templates is used.
+    task's prompt templates is used. `drop_test_queries`: leave rows that ask a test query out of
+    the pool; without, such a row stops the step, unless `allowed_leaks` names its task. A release
+    is taken as it is, and such rows in it are counted.
     """
 
     source: Literal["sample", "local", "hub", "s3", "released"]
@@ -60,13 +62,22 @@ class DownloadData(Section):
     max_test: Count | None = 10_000
     wording: Annotated[int, Field(ge=0)] = 0
     scores: bool = True
+    drop_test_queries: bool = True
+    allowed_leaks: tuple[str, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
     def _lists_are_tuples(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(values.get("tasks"), list):
-            return {**values, "tasks": tuple(values["tasks"])}
-        return values
+        if not isinstance(values, dict):
+            return values
+        lists = {n: tuple(v) for n, v in values.items() if isinstance(v, list)}
+        return {**values, **lists}
+
+    @model_validator(mode="after")
+    def _a_leak_is_there_to_be_allowed(self) -> DownloadData:
+        if self.allowed_leaks and self.drop_test_queries:
+            raise ValueError("allowed_leaks has an effect only where drop_test_queries is false")
+        return self
 
     @model_validator(mode="after")
     def _path_fits_source(self) -> DownloadData:

@@ -218,6 +218,13 @@ def test_a_release_cannot_be_thinned_or_reworded(raw, refusal, key, value):
     assert "'released' keeps every passage" in refusal(raw)
 
 
+def test_a_leak_is_allowed_where_leaks_may_stay_alone(raw, refusal):
+    """Whoever names a task and still has its rows dropped believes in other figures."""
+    section = raw["profiles"]["tiny"]["download_data"]
+    section |= {"allowed_leaks": ["sst2"]}
+    assert "only where drop_test_queries is false" in refusal(raw)
+
+
 def test_the_gates_first_opponent_must_be_a_baseline(raw, refusal):
     """Otherwise the first promotion fails after hours of training."""
     raw["profiles"]["tiny"]["promotion"]["baseline"] = "bm26"

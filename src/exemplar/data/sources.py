@@ -8,7 +8,7 @@ row went (`splits.py`). Nothing is written here but what is fetched from S3.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from exemplar.errors import DataError, TaskError
 from exemplar.records import Example
 from exemplar.retrieval.ranking import by_task
 from exemplar.tasks import sample
-from exemplar.tasks.rendering import EmptyFieldError, render
+from exemplar.tasks.rendering import EmptyFieldError, cut_fields, render
 from exemplar.tasks.spec import TaskSpec
 
 Source = Literal["sample", "local", "hub"]
@@ -82,13 +82,16 @@ def stream(
     max_pool: int | None = None,
     max_train: int | None = None,
     max_test: int | None = None,
+    drop_test_queries: bool = True,
+    allowed_leaks: Collection[str] = (),
     progress: str | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Give `keep` the tasks' pool, training queries and test queries, at most so many a task.
 
     How they are drawn, and what is left out, is told at `splits.divide`; the counts of each task
     are returned. Held-out tasks have no training query. Raises `DataError` where a folder or file
-    is missing or damaged, `TaskError` where a row does not fit its task or a task ends up empty.
+    is missing or damaged, or a leak not allowed, `TaskError` where a row does not fit its task or
+    a task ends up empty.
     """
     if source == "sample":
         materials = _sample(specs, seed)
@@ -106,6 +109,8 @@ def stream(
         max_pool=max_pool,
         max_train=max_train,
         max_test=max_test,
+        drop_test_queries=drop_test_queries,
+        allowed_leaks=allowed_leaks,
         progress=progress,
     )
 
@@ -137,6 +142,7 @@ def _sample(specs: Sequence[TaskSpec], seed: int) -> list[Material]:
                     "test": len(generated["test"][spec.name]),
                 },
                 "empty": {},
+                "cut": {},
             },
         )
         for spec in specs
@@ -165,7 +171,7 @@ def _from_rows(specs: Sequence[TaskSpec], open_rows: OpenRows) -> list[Material]
     materials = []
     for spec in specs:
         folder = spec.train_from or spec.name
-        counts: dict[str, Any] = {"rows_read": {"train": 0, "test": 0}, "empty": {}}
+        counts: dict[str, Any] = {"rows_read": {"train": 0, "test": 0}, "empty": {}, "cut": {}}
         train_spec = replace(spec.train_spec or spec, name=spec.name)
         materials.append(
             Material(
@@ -202,8 +208,9 @@ def _local_rows(root: Path, spec: TaskSpec, split: str) -> tuple[str, Iterator[R
 def _examples(
     spec: TaskSpec, split: str, opened: tuple[str, Iterator[Row]], counts: dict[str, Any]
 ) -> Iterator[Numbered]:
-    """Yield a split's rows as examples, counting those that are read and those that are empty."""
+    """Yield a split's rows as examples, counting what is read, left out and cut."""
     empty: dict[str, int] = counts["empty"]
+    cut: dict[str, int] = counts["cut"]
     where, rows = opened
     for number, row in enumerate(rows):
         counts["rows_read"][split] += 1
@@ -215,4 +222,7 @@ def _examples(
         except TaskError as error:
             raise TaskError(f"{where}: {error}") from error
         else:
+            for field in cut_fields(spec, row):
+                reason = f"{split}: {field!r} over {spec.max_words} words"
+                cut[reason] = cut.get(reason, 0) + 1
             yield Numbered(number, example)

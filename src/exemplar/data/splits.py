@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from exemplar.data.dataset import SPLITS, Keep
 from exemplar.data.digests import DigestSet
-from exemplar.errors import TaskError
+from exemplar.errors import DataError, TaskError
 from exemplar.records import Example
 from exemplar.retrieval.ranking import normalise
 from exemplar.seeding import derive_seed
@@ -21,10 +21,11 @@ from exemplar.tasks.spec import TaskSpec
 
 
 class Splits(NamedTuple):
-    """`train` is a part of `pool`, with the same ids; no test query stands in the pool.
+    """`train` is a part of `pool`, with the same ids; by default no test query stands in the pool.
 
-    `counts` of a task: rows_read (train, test), empty (reason -> rows), duplicates_merged,
-    dropped_in_test, pool, train, test, answers (split -> answer -> examples; classification only).
+    `counts` of a task: rows_read (train, test), empty and cut (reason -> rows), duplicates_merged,
+    dropped_in_test, kept_in_test, pool, train, test, answers (split -> answer -> examples;
+    classification only).
     """
 
     pool: list[Example]
@@ -69,15 +70,19 @@ def divide(
     max_pool: int | None = None,
     max_train: int | None = None,
     max_test: int | None = None,
+    drop_test_queries: bool = True,
+    allowed_leaks: Collection[str] = (),
     progress: str | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Give `keep` the pool, training queries and test queries of all tasks, at most so many a task.
 
     Draws depend on the seed, the task and the row alone; what is drawn keeps the file's order. In
     the pool, examples of a task with equal query and answer (normalised) are merged, and those
-    whose query is a test query of any task are left out. Only drawn examples are held in memory,
-    and a pool without `max_pool` is not drawn. Returns the counts of each task (see `Splits`).
-    Raises `TaskError` where a task ends up empty.
+    whose query is a test query of any task are left out; without `drop_test_queries` they stay,
+    but only in the tasks that `allowed_leaks` names. Only drawn examples are held in memory, and a
+    pool without `max_pool` is not drawn. Returns the counts of each task (see `Splits`). Raises
+    `TaskError` where a task ends up empty, `DataError` where test queries would stay in the pool of
+    a task that was not named.
     """
     test_queries = DigestSet()
     for material in materials:
@@ -89,13 +94,16 @@ def divide(
         counted = {split: _Counted(keep, split, labelled=labelled) for split in SPLITS}
         described = progress and f"{progress}: {spec.name}"
         bar = tqdm(material.pool, desc=described, disable=progress is None, unit=" rows")
-        pool = draw(_fresh(bar, test_queries, material.counts), max_pool, seed, "pool", rows)
+        fresh = _fresh(bar, test_queries, material.counts, drop=drop_test_queries)
+        pool = draw(fresh, max_pool, seed, "pool", rows)
         through = counted["pool"].passing(pool)
         teachers = (one for one in through if ids is None or one.example.example_id in ids)
         for one in draw(teachers, max_train, seed, "train", rows):
             counted["train"](one)
         for _ in through:
             pass  # what lies behind the last training query
+        if spec.name not in allowed_leaks:
+            _refuse_leak(material)
         for one in draw(material.test, max_test, seed, "test", rows and spec.name):
             counted["test"](one)
         material.counts |= {split: counter.count for split, counter in counted.items()}
@@ -143,19 +151,33 @@ def draw(
 
 
 def _fresh(
-    pool: Iterable[Numbered], test_queries: DigestSet, counts: dict[str, Any]
+    pool: Iterable[Numbered], test_queries: DigestSet, counts: dict[str, Any], *, drop: bool
 ) -> Iterator[Numbered]:
-    """Yield the examples that are neither met before nor asked in the test."""
-    counts |= {"duplicates_merged": 0, "dropped_in_test": 0}
+    """Yield the examples that are neither met before nor, with `drop`, asked in the test."""
+    counts |= {"duplicates_merged": 0, "dropped_in_test": 0, "kept_in_test": 0}
     seen = DigestSet()
     for one in pool:
         query = normalise(one.example.query)
-        if query in test_queries:
+        asked = query in test_queries
+        counts["kept_in_test"] += asked and not drop
+        if asked and drop:
             counts["dropped_in_test"] += 1
         elif seen.add(f"{query}\n{normalise(one.example.answer)}"):
             yield one
         else:
             counts["duplicates_merged"] += 1
+
+
+def _refuse_leak(material: Material) -> None:
+    """Raise `DataError` where rows of the pool ask what the test asks."""
+    if leaked := material.counts["kept_in_test"]:
+        name = material.spec.name
+        raise DataError(
+            f"task {name!r}: {leaked:,} of its training rows ask a test query. As demonstrations "
+            "they would give the answer away, and the figures would be a lie. Set "
+            "download_data.drop_test_queries to true to leave them out of the pool, or name the "
+            "task in download_data.allowed_leaks to keep them."
+        )
 
 
 def _refuse_empty(material: Material) -> None:

@@ -36,6 +36,15 @@ def render(spec: TaskSpec, row: Row, example_id: str) -> Example:
     return _Row(spec, row, f"task {spec.name!r}, row {example_id!r}").example(example_id)
 
 
+def cut_fields(spec: TaskSpec, row: Row) -> list[str]:
+    """Return the query's fields of which a row that renders loses words beyond `max_words`."""
+    if not spec.max_words:
+        return []
+    one = _Row(spec, row, f"task {spec.name!r}")
+    fields = dict.fromkeys(PLACEHOLDER.findall(spec.wordings[spec.wording]))
+    return [field for field in fields if len(one.words(field)) > spec.max_words]
+
+
 class _Row:
     """One row while it is rendered; every refusal names the row."""
 
@@ -90,10 +99,13 @@ class _Row:
         """Return the template with its placeholders filled, each value cut to `max_words`."""
 
         def text(path: str) -> str:
-            words = self.clean(_joined(self.value(path)), path).split(" ")
+            words = self.words(path)
             return " ".join([*words[:max_words], "..."] if 0 < max_words < len(words) else words)
 
         return PLACEHOLDER.sub(lambda match: text(match[1]), template).strip()
+
+    def words(self, path: str) -> list[str]:
+        return self.clean(_joined(self.value(path)), path).split(" ")
 
     def texts(self, template: str) -> tuple[str, ...]:
         """Return a template's text, or all texts of the list that its one placeholder holds."""

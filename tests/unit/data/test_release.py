@@ -159,6 +159,8 @@ def test_a_part_of_the_tasks_comes_with_the_rows_that_it_needs(
     dataset = read_dataset(tmp_path / "data")
     assert {example.task for example in dataset.pool} == {"mnli", "copa"}
     assert counts == {"tasks": 3, "pool": 48, "train": 10, "test": 4}
+    told = json.loads((tmp_path / "data/manifest.json").read_text())["counts"]
+    assert told["copa"]["kept_in_test"] == 0
     rewards = read_records(tmp_path / "data/released/r1/rewards.parquet", Rewards)
     assert all(i in dataset.pool_by_id for one in rewards for i in one.candidate_ids)
     with pytest.raises(DataError, match="only all of it can be written back"):
@@ -176,6 +178,21 @@ def edit(
             file.writelines(json.dumps(each) + "\n" for each in rows)
 
     return apply
+
+
+def test_test_queries_among_the_passages_stay_and_are_counted(
+    release: SimpleNamespace, tmp_path: Path
+) -> None:
+    """Scores name passages by their place, so none may go; but the figures must be read with it."""
+    folder = release.write(tmp_path / "files")
+    asked = next(row for row in rows_of(folder / "train.jsonl.gz") if row["task_name"] == "copa")
+    tests = rows_of(folder / "test.jsonl.gz")
+    place = next(n for n, row in enumerate(tests) if row["task_name"] == "copa")
+    edit("test", place, lambda row: row.update(query=asked["query"]))(folder)
+    fill(folder, tmp_path / "data")
+    told = json.loads((tmp_path / "data/manifest.json").read_text())["counts"]
+    leaks = {task: of_task["kept_in_test"] for task, of_task in told.items()}
+    assert {task: number for task, number in leaks.items() if number} == {"copa": 1}
 
 
 @pytest.mark.parametrize(

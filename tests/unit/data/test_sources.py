@@ -130,6 +130,39 @@ def test_equal_examples_are_merged_and_test_queries_kept_out_of_the_pool(tmp_pat
     assert (counts["pool"], counts["train"], counts["test"]) == (3, 3, 2)
 
 
+def leaky(root: Path) -> None:
+    """Save a task of which two training rows ask a test query."""
+    save(root, "sst2", "train", [*film(5), *film(2, start=100)])
+    save(root, "sst2", "test", film(4, start=100))
+
+
+def test_a_leak_stops_the_run_unless_its_task_is_named(tmp_path: Path) -> None:
+    """Whoever does not want rows dropped must say for which task that is no mistake."""
+    leaky(tmp_path)
+    with pytest.raises(DataError, match=r"'sst2': 2 of its training rows.*allowed_leaks"):
+        load(tmp_path, drop_test_queries=False)
+    with pytest.raises(DataError, match="'sst2'"):
+        load(tmp_path, drop_test_queries=False, allowed_leaks=("rte",))
+    splits = load(tmp_path, drop_test_queries=False, allowed_leaks=("sst2",))
+    counts = splits.counts["sst2"]
+    assert (counts["kept_in_test"], counts["dropped_in_test"], len(splits.pool)) == (2, 0, 7)
+    assert load(tmp_path).counts["sst2"]["kept_in_test"] == 0
+
+
+def test_rows_that_are_too_long_are_counted_by_field(tmp_path: Path) -> None:
+    """A passage cut before its answer explains a low score; somebody must be told of it."""
+    long, short = "word " * 400, "word " * 20
+    rows = [
+        {"passage": text, "question": f"is it {n}", "label": 1, "idx": n}
+        for n, text in enumerate([long, short, long])
+    ]
+    save(tmp_path, "boolq", "train", rows)
+    save(tmp_path, "boolq", "test", [{**rows[1], "question": "was it"}])
+    counts = load(tmp_path, ("boolq",)).counts["boolq"]
+    limit = load_catalog()["boolq"].max_words
+    assert counts["cut"] == {f"train: 'passage' over {limit} words": 2}
+
+
 def test_a_test_query_of_one_task_is_kept_out_of_anothers_pool(tmp_path: Path) -> None:
     """MNLI-style tasks share wordings, and `scope: pool` searches all tasks."""
     save(tmp_path, "snli", "train", pair(9))
