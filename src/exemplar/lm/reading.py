@@ -29,7 +29,7 @@ from exemplar.lm.pieces import Line
 _MASKED = {"cpu": PackCost(dense=1800.0, fixed=2.0), "cuda": PackCost(dense=64e3, fixed=2.0)}
 _BY_PIECES = PackCost(dense=math.inf, fixed=2.0)  # what a node attends to, no cut makes less
 _PIECE_NODES = {"cpu": 32, "cuda": 128}
-_FORWARD_NODES = {"cpu": 1024, "cuda": 1 << 16}  # nodes of all rows of one forward pass
+_FORWARD_NODES = {"cpu": 2048, "cuda": 1 << 16}  # nodes of all rows of one forward pass
 _LOGIT_BYTES = {"cpu": 1 << 28, "cuda": 1 << 31}  # float32 logits of one forward pass
 
 
