@@ -67,6 +67,7 @@ def prepack(model: Any, dtype: torch.dtype | None = None) -> int:
             if type(child) is nn.Linear and child is not head:
                 if child not in done:
                     done[child] = PrepackedLinear(child, dtype)
+                    child.register_parameter("weight", None)  # or all would be held twice
                 setattr(module, name, done[child])
     return len(done)
 

@@ -84,6 +84,14 @@ def test_a_layer_used_in_two_places_is_laid_out_once():
     assert second.mlp.up_proj is first.mlp.up_proj
 
 
+def test_no_weight_is_held_twice():
+    """A model that fills half of the memory must still load."""
+    model = model_of("Llama")
+    plain = model.model.layers[0].mlp.up_proj
+    prepack(model)
+    assert plain.weight is None
+
+
 def test_what_the_processor_cannot_multiply_stays():
     """Half precision on a CPU is refused by oneDNN, or emulated."""
     model = model_of("Llama").to(torch.float16)
