@@ -6,7 +6,6 @@ import platform
 
 import pytest
 import torch
-import transformers
 from torch import nn
 
 from exemplar.devices import computes_bfloat16
@@ -23,6 +22,8 @@ DTYPES = [torch.float32, *([torch.bfloat16] if computes_bfloat16(torch.device("c
 
 def model_of(architecture, **shape):
     """Return a random model with 2 layers of width 32."""
+    import transformers
+
     config = getattr(transformers, f"{architecture}Config")(
         vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, **shape
     )
