@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from scipy.stats import spearmanr
-from scoring import draw_pairs, read_examples
+from scoring import draw_pairs, plain_weights, read_examples
 
 from exemplar import lm as lm_engine
 
@@ -62,7 +62,8 @@ def main() -> None:
         return
     ours: Any = lm_engine.load(options.lm, options.dtype)
     if options.save:
-        ours.model.save_pretrained(options.save)
+        with plain_weights(ours.model):
+            ours.model.save_pretrained(options.save)
         ours.tokenizer.save_pretrained(options.save)
         return
     server = lm_engine.load(options.server, api_key=os.environ.get("EXEMPLAR_LM_API_KEY"))

@@ -15,9 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from scipy.stats import spearmanr
 
 from exemplar import lm as engine
+from exemplar import models
+from exemplar.lm.gguf import converted
 from exemplar.prompts import assemble
 from exemplar.tasks import sample
 
@@ -38,15 +41,14 @@ def reference() -> engine.LanguageModel:
 
 
 @pytest.fixture(scope="module")
-def server(reference, tmp_path_factory) -> Iterator[engine.LanguageModel]:
+def server(tmp_path_factory) -> Iterator[engine.LanguageModel]:
     """The same weights behind vLLM, read from a folder (its GGUF kernels need a GPU)."""
     folder = tmp_path_factory.mktemp("vllm")
-    reference.model.save_pretrained(folder / "model")
-    reference.tokenizer.save_pretrained(folder / "model")
+    model = converted(Path(models.resolve(GGUF)), torch.float32, models.cache_folder())
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = ["vllm", "serve", folder / "model", "--served-model-name", "smollm2"]
+    command = ["vllm", "serve", model, "--served-model-name", "smollm2"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "1024"]
     command += ["--dtype", "float32", "--enforce-eager", "--max-num-seqs", "16"]
     quiet = {"VLLM_CPU_KVCACHE_SPACE": "1", "DO_NOT_TRACK": "1", "VLLM_NO_USAGE_STATS": "1"}
