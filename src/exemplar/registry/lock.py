@@ -116,6 +116,7 @@ def _acquire(lock: Lock) -> list[str]:
 
 
 def _created(lock: Lock) -> bool:
+    """Take a lock that nobody holds; false where another process does, or did a moment ago."""
     from mlflow.exceptions import MlflowException
 
     lock.since = time.monotonic()
@@ -124,7 +125,8 @@ def _created(lock: Lock) -> bool:
             lock.name, tags={_HOLDER: lock.holder}, description=_WHAT
         )
     except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+        # Refused, MLflow looks at the model that is in the way: by then it may be gone again.
+        if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
             raise
         return False
     return True

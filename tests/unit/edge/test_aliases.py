@@ -135,6 +135,23 @@ def test_a_champion_that_moved_since_the_comparison_is_not_replaced(store, name)
     assert aliases.aliases_of(store, name) == {"champion": "3", "previous": "2"}
 
 
+def test_a_lock_that_goes_while_it_is_refused_is_taken_next(store, name, monkeypatch):
+    """MLflow looks at the model in the way only after refusing, and its holder may be done then."""
+    from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
+
+    lock, look = f"{name}.moving", SqlAlchemyStore.get_registered_model
+    store.client.create_registered_model(lock)
+
+    def too_late(self, asked):
+        monkeypatch.undo()
+        self.delete_registered_model(asked)
+        return look(self, asked)
+
+    monkeypatch.setattr(SqlAlchemyStore, "get_registered_model", too_late)
+    aliases.promote(store, name, "1")
+    assert aliases.aliases_of(store, name)["champion"] == "1"
+
+
 def test_a_lock_taken_over_stops_its_first_holder(store, name):
     """A process that slept for minutes would write over what others did since."""
     with (
